@@ -1,0 +1,88 @@
+/**
+ * The one error of thaw. Code decides what to do by `code`, people by `message`, which is one line: what, which object, what to do.
+ *
+ * Wrong arguments are TypeError or RangeError, bugs are assertions, and a cancelled call rethrows `signal.reason`: none of these is a
+ * ThawError. A cache miss is `undefined`, not an error.
+ */
+
+/**
+ * | code | means |
+ * |---|---|
+ * | NOT_FOUND | no such object, tag, snapshot, image or file |
+ * | CORRUPT | bytes are not the ones that were stored: names the object and the tier that served it |
+ * | WRONG_KEY | the keyring lacks the key or secret, or it does not fit |
+ * | BAD_FORMAT | bytes were read as stored but are not what the format allows, or of a version this build does not know |
+ * | UNAVAILABLE | the store cannot be reached or answers with a server error: the only retryable code |
+ * | TIMEOUT | a deadline passed |
+ * | CONFLICT | someone else changed it first; or a file changed while it was read |
+ * | CLOSED | used after `close()` |
+ * | DENIED | credentials or permissions do not allow it, or the file system is read-only |
+ * | NO_SPACE | the disk or the quota is full |
+ * | UNSUPPORTED | the provider, platform or build lacks something thaw needs |
+ */
+export type ErrorCode =
+  | 'NOT_FOUND'
+  | 'CORRUPT'
+  | 'WRONG_KEY'
+  | 'BAD_FORMAT'
+  | 'UNAVAILABLE'
+  | 'TIMEOUT'
+  | 'CONFLICT'
+  | 'CLOSED'
+  | 'DENIED'
+  | 'NO_SPACE'
+  | 'UNSUPPORTED'
+
+/** Where bytes came from: the authoritative store, or a cache in front of it. */
+export type Tier = 'memory' | 'disk' | 'l2' | 'origin'
+
+export interface ThawErrorOptions extends ErrorOptions {
+  /** What the error is about: an object key, snapshot id, tag or path. */
+  readonly object?: string
+  /** For CORRUPT: the tier that served the bad bytes. */
+  readonly tier?: Tier
+}
+
+export class ThawError extends Error {
+  override readonly name = 'ThawError'
+  readonly code: ErrorCode
+  readonly object: string | undefined
+  readonly tier: Tier | undefined
+
+  constructor(code: ErrorCode, message: string, options: ThawErrorOptions = {}) {
+    super(message, options)
+    this.code = code
+    this.object = options.object
+    this.tier = options.tier
+  }
+
+  /** Whether the same call may succeed later with nothing changed by the caller. */
+  get retryable(): boolean {
+    return this.code === 'UNAVAILABLE'
+  }
+}
+
+/** True for a ThawError, of one of the codes if any are given. */
+export function isThawError(error: unknown, ...codes: readonly ErrorCode[]): error is ThawError {
+  return error instanceof ThawError && (codes.length === 0 || codes.includes(error.code))
+}
+
+const CODE_OF_ERRNO: Readonly<Record<string, ErrorCode>> = {
+  ENOENT: 'NOT_FOUND',
+  ENOTDIR: 'NOT_FOUND',
+  EACCES: 'DENIED',
+  EPERM: 'DENIED',
+  EROFS: 'DENIED',
+  ENOSPC: 'NO_SPACE',
+  EDQUOT: 'NO_SPACE',
+  EFBIG: 'NO_SPACE',
+}
+
+/**
+ * A file system error as a ThawError: `what` says what was tried ("cannot read image memory"), `object` is the path. Errors of
+ * other kinds are returned as they are. Unlisted errno values (EIO, EMFILE, …) become UNAVAILABLE.
+ */
+export function fromErrno(error: unknown, what: string, object: string): unknown {
+  if (!(error instanceof Error) || !('code' in error) || typeof error.code !== 'string' || !('syscall' in error)) return error
+  return new ThawError(CODE_OF_ERRNO[error.code] ?? 'UNAVAILABLE', `${what}: ${object}: ${error.code}`, { cause: error, object })
+}
