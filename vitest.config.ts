@@ -1,0 +1,24 @@
+/**
+ * Two groups of tests, one after the other: first those that need only this process, files side by side; then those that start guests
+ * and servers, one file at a time, because two emulated machines and a MinIO on two cores make each other's deadlines pass.
+ */
+import { defineConfig } from 'vitest/config'
+import { CountsReporter } from './scripts/counts-reporter.ts'
+
+const HEAVY = 'test/{guest,integration,servers}/**/*.test.ts'
+
+export default defineConfig({
+  test: {
+    reporters: ['default', new CountsReporter()],
+    watch: false,
+    projects: [
+      { extends: true, test: { name: 'unit', include: ['test/**/*.test.ts'], exclude: [HEAVY], sequence: { groupOrder: 0 } } },
+      { extends: true, test: { name: 'real', include: [HEAVY], fileParallelism: false, sequence: { groupOrder: 1 } } },
+    ],
+    environment: 'node',
+    pool: 'forks',
+    // A shared two-core machine is slow at times; a hang is still found in a minute. The first guest is captured in a hook.
+    testTimeout: 60_000,
+    hookTimeout: 240_000,
+  },
+})
