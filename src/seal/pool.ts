@@ -1,0 +1,113 @@
+/**
+ * Worker threads that seal, open and write chunks, so that nothing heavy runs on the caller's thread. A pool lives as long as one push, pull or verification.
+ *
+ * Each worker has at most two requests: one it works on, one so that it need not wait for the next.
+ */
+import { availableParallelism } from 'node:os'
+import { Worker } from 'node:worker_threads'
+import { ThawError } from '../errors.ts'
+import { Slab, type Slot } from './slab.ts'
+import type { Failure, Reply, Request, ResultOf, SealingKey, Task } from './tasks.ts'
+
+const REQUESTS_PER_WORKER = 2
+/** Beyond this the disk or the network is the limit, and each worker costs 10 MB. */
+const WORKERS_MAX = 8
+/** A worker holds its two payload buffers, zstd's window and what the collector has not freed yet: 2 × 8 MiB are ample. */
+const HEAP = { maxOldGenerationSizeMb: 64, maxYoungGenerationSizeMb: 8 } as const
+
+interface Pending {
+  readonly request: Request
+  readonly resolve: (result: ResultOf[Task['kind']]) => void
+  readonly reject: (error: unknown) => void
+}
+
+interface Member {
+  readonly worker: Worker
+  readonly pending: Pending[]
+}
+
+export interface PoolOptions {
+  /** Chunks under way besides those the workers hold: the bound on memory, 516 KiB each. */
+  readonly slots: number
+  /** Needed for `scan` and `seal`. */
+  readonly sealing?: SealingKey
+}
+
+export class SealPool implements AsyncDisposable {
+  readonly #slab: Slab
+  readonly #members: Member[]
+  readonly #queue: Pending[] = []
+  #ended: unknown
+
+  constructor({ slots, sealing }: PoolOptions) {
+    const count = Math.min(availableParallelism(), WORKERS_MAX)
+    this.#slab = new Slab(slots + count * REQUESTS_PER_WORKER)
+    const file = new URL(import.meta.url.endsWith('.ts') ? './worker.ts' : './worker.js', import.meta.url)
+    this.#members = Array.from({ length: count }, () => this.#start(file, sealing))
+  }
+
+  #start(file: URL, sealing: SealingKey | undefined): Member {
+    const worker = new Worker(file, { workerData: { memory: this.#slab.memory, sealing }, resourceLimits: HEAP })
+    const member: Member = { worker, pending: [] }
+    worker.on('message', (reply: Reply) => {
+      const pending = member.pending.shift()
+      this.#feed(member)
+      if (pending === undefined) return
+      if ('result' in reply) pending.resolve(reply.result)
+      else pending.reject(errorOf(reply.failure))
+    })
+    worker.on('error', error => this.#end(error))
+    worker.unref()
+    return member
+  }
+
+  /** A slot to work in; the caller releases it. */
+  acquire(): Promise<Slot> {
+    return this.#slab.acquire()
+  }
+
+  /** Does the task on the slot's bytes, which are the worker's until the promise settles. */
+  run<T extends Task>(slot: Slot, task: T): Promise<ResultOf[T['kind']]> {
+    const { promise, resolve, reject } = Promise.withResolvers<ResultOf[Task['kind']]>()
+    if (this.#ended !== undefined) reject(this.#ended)
+    else {
+      this.#queue.push({ request: { slot: slot.index, task }, resolve, reject })
+      const idle = this.#members.reduce((a, b) => (b.pending.length < a.pending.length ? b : a))
+      this.#feed(idle)
+    }
+    return promise as Promise<ResultOf[T['kind']]>
+  }
+
+  #feed(member: Member): void {
+    while (member.pending.length < REQUESTS_PER_WORKER) {
+      const next = this.#queue.shift()
+      if (next === undefined) break
+      member.pending.push(next)
+      member.worker.postMessage(next.request)
+    }
+    // A worker keeps the process alive only while somebody waits for it.
+    if (member.pending.length > 0) member.worker.ref()
+    else member.worker.unref()
+  }
+
+  #end(reason: unknown): void {
+    this.#ended ??= reason
+    const waiting = [...this.#members.flatMap(member => member.pending.splice(0)), ...this.#queue.splice(0)]
+    for (const { reject } of waiting) reject(this.#ended)
+  }
+
+  /** Rejects what is under way with CLOSED, and ends the threads. Idempotent. */
+  async close(): Promise<void> {
+    this.#end(new ThawError('CLOSED', 'closed while chunks were under way'))
+    await Promise.all(this.#members.map(({ worker }) => worker.terminate()))
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+}
+
+function errorOf({ code, message, object }: Failure): Error {
+  if (code === undefined) return new Error(`in a sealing thread: ${message}`)
+  return new ThawError(code, message, object === undefined ? {} : { object })
+}

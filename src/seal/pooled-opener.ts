@@ -1,0 +1,19 @@
+/** Opens chunks on the threads of a pool. */
+import { PAGE_BYTES } from '../chunk.ts'
+import { fetchSealed, type Opener } from '../reader.ts'
+import type { ObjectStore } from '../store.ts'
+import type { SealPool } from './pool.ts'
+
+export function pooledOpener(objects: ObjectStore, pool: SealPool): Opener {
+  return async (chunk, options) => {
+    const slot = await pool.acquire()
+    try {
+      await fetchSealed(objects, chunk, slot.bytes, options)
+      const { id, key, pages, sealedBytes } = chunk
+      await pool.run(slot, { kind: 'open', sealedBytes, chunk: { id, key, pages } })
+      return Buffer.from(slot.bytes.subarray(0, pages * PAGE_BYTES))
+    } finally {
+      slot.release()
+    }
+  }
+}

@@ -1,0 +1,107 @@
+/**
+ * What the worker threads of a push, pull or verification do with one slot. Plain data in both directions: it crosses threads.
+ */
+import type { Stretch } from '../chunk.ts'
+import type { ErrorCode } from '../errors.ts'
+import type { Sealer } from '../keys.ts'
+import type { ChunkRef, Sealed } from '../seal.ts'
+
+/** How a worker seals; fixed for its life. */
+export interface SealingKey {
+  readonly secret: Uint8Array
+  readonly salt: Uint8Array
+  readonly compress: Sealer['compress']
+  readonly pad: Sealer['pad']
+}
+
+/** Fills the slot from a file, finds its used pages, digests it and, laid out by position, seals it. */
+export interface ScanTask {
+  readonly kind: 'scan'
+  /** Where to read from; undefined: the bytes are in the slot. */
+  readonly file: { readonly fd: number; readonly offset: number } | undefined
+  /** Bytes of the range, at most RANGE_BYTES. */
+  readonly sizeBytes: number
+  readonly lineageKey: Uint8Array
+  /** `position`: seal the used pages as one chunk. `compare`: leave the bytes in the slot unless the digest is `digest`. */
+  readonly layout: 'position' | 'compare'
+  /** The parent's digest of the range, if it is known. */
+  readonly digest: Uint8Array | undefined
+}
+
+export type ScanResult =
+  | { readonly state: 'zero' }
+  | { readonly state: 'same' }
+  /** The slot holds the range, its last page filled with zeros; `marks[page]` = 1 for pages that are not zero. */
+  | { readonly state: 'differs'; readonly digest: Uint8Array; readonly marks: Uint8Array }
+  | { readonly state: 'sealed'; readonly digest: Uint8Array; readonly stretches: readonly Stretch[]; readonly chunk: SealedPages }
+
+/** A sealed chunk at the front of the slot. */
+export interface SealedPages extends Sealed {
+  readonly pages: number
+}
+
+/** Seals the first `pages` pages of the slot, in place. Result: SealedPages. */
+export interface SealTask {
+  readonly kind: 'seal'
+  readonly pages: number
+}
+
+/** Opens the sealed chunk in the slot, in place: its pages lie at the front afterwards. Result: undefined. */
+export interface OpenTask {
+  readonly kind: 'open'
+  readonly sealedBytes: number
+  readonly chunk: ChunkRef
+}
+
+/** Opens the sealed chunk in the slot and writes pages of it to files. Result: bytes written. */
+export interface WriteTask {
+  readonly kind: 'write'
+  readonly sealedBytes: number
+  readonly chunk: ChunkRef
+  readonly placements: readonly Placement[]
+}
+
+/** Bytes [from, from + sizeBytes) of the chunk's pages go to `offset` of the file. */
+export interface Placement {
+  readonly fd: number
+  readonly offset: number
+  readonly from: number
+  readonly sizeBytes: number
+}
+
+/** Compares the sealed bytes in the slot with their id. Result: undefined. */
+export interface VerifyTask {
+  readonly kind: 'verify'
+  readonly sealedBytes: number
+  readonly id: Uint8Array
+}
+
+export type Task = ScanTask | SealTask | OpenTask | WriteTask | VerifyTask
+
+export interface ResultOf {
+  scan: ScanResult
+  seal: SealedPages
+  open: undefined
+  write: number
+  verify: undefined
+}
+
+export interface Request {
+  readonly slot: number
+  readonly task: Task
+}
+
+/** What became of a request; replies come in the order of the requests. */
+export type Reply = { readonly result: ResultOf[Task['kind']] } | { readonly failure: Failure }
+
+/** An error as it crosses threads. */
+export interface Failure {
+  readonly code: ErrorCode | undefined
+  readonly message: string
+  readonly object: string | undefined
+}
+
+export interface WorkerOptions {
+  readonly memory: SharedArrayBuffer
+  readonly sealing: SealingKey | undefined
+}
