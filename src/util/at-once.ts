@@ -1,23 +1,30 @@
-/** Bounded concurrency over a sequence of any length. */
+/** Concurrency with a bound, over items that need no memory before their turn comes. */
 
-/**
- * Calls `work` for every item, at most `limit` at a time, and settles when all did. The first error is thrown once those under way ended; no further item is begun.
- */
+export interface AtOnceOptions {
+  /** Begin the remaining items even if one failed. Default: begin no more. */
+  readonly keepGoing?: boolean
+}
+
+/** Calls `work` for every item, at most `limit` at a time. Settles when none is under way; the first failure is thrown then. */
 export async function forEachAtOnce<T>(
-  items: Iterable<T> | AsyncIterable<T>,
+  items: Iterable<T>,
   limit: number,
   work: (item: T) => Promise<void>,
+  { keepGoing = false }: AtOnceOptions = {},
 ): Promise<void> {
-  const underWay = new Set<Promise<void>>()
-  const errors: unknown[] = []
-  for await (const item of items) {
-    const done: Promise<void> = work(item)
-      .catch(error => void errors.push(error))
-      .finally(() => underWay.delete(done))
-    underWay.add(done)
-    if (underWay.size >= limit) await Promise.race(underWay)
-    if (errors.length > 0) break
+  const failures: unknown[] = []
+  const iterator = items[Symbol.iterator]()
+  const runner = async (): Promise<void> => {
+    while (keepGoing || failures.length === 0) {
+      const next = iterator.next()
+      if (next.done === true) break
+      try {
+        await work(next.value)
+      } catch (error) {
+        failures.push(error)
+      }
+    }
   }
-  await Promise.all(underWay)
-  if (errors.length > 0) throw errors[0]
+  await Promise.all(Array.from({ length: limit }, runner))
+  if (failures.length > 0) throw failures[0]
 }

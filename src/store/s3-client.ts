@@ -1,0 +1,60 @@
+/**
+ * The S3 SDK, loaded when a store is opened and not before (it takes longer to load than all of thaw), with the settings that this use needs.
+ */
+import http from 'node:http'
+import https from 'node:https'
+import type * as Sdk from '@aws-sdk/client-s3'
+import type { S3Location } from './s3-url.ts'
+
+/** The SDK's own tries: one more for a kept connection that the server had closed, or a clock that is off. Patience is the retry wrapper's. */
+const SDK_ATTEMPTS_MAX = 2
+
+export interface S3Connection {
+  readonly sdk: typeof Sdk
+  readonly client: Sdk.S3Client
+}
+
+export interface S3Timeouts {
+  /** A connection that is not there after so long is given up. */
+  readonly connectMs: number
+  /** A connection on which nothing moves for so long is given up. */
+  readonly idleMs: number
+}
+
+/** Makes a client; no request yet. TypeError if no region is known for AWS itself. */
+export async function connectS3(location: S3Location, concurrency: number, timeouts: S3Timeouts): Promise<S3Connection> {
+  const [sdk, { NodeHttpHandler }] = await Promise.all([import('@aws-sdk/client-s3'), import('@smithy/node-http-handler')])
+  const agentOptions = { keepAlive: true, maxSockets: concurrency }
+  const client = new sdk.S3Client({
+    ...(location.endpoint !== undefined && { endpoint: location.endpoint }),
+    ...regionOf(location),
+    forcePathStyle: location.pathStyle,
+    followRegionRedirects: location.endpoint === undefined,
+    retryMode: 'standard',
+    maxAttempts: SDK_ATTEMPTS_MAX,
+    // thaw checks every byte itself, by the names of chunks and by checksums in documents.
+    requestChecksumCalculation: 'WHEN_REQUIRED',
+    responseChecksumValidation: 'WHEN_REQUIRED',
+    requestHandler: new NodeHttpHandler({
+      connectionTimeout: timeouts.connectMs,
+      socketTimeout: timeouts.idleMs,
+      httpAgent: new http.Agent(agentOptions),
+      httpsAgent: new https.Agent(agentOptions),
+    }),
+  })
+  try {
+    await client.config.region()
+  } catch (cause) {
+    client.destroy()
+    throw new TypeError('no AWS region: set AWS_REGION or add ?region=… to the store URL', { cause })
+  }
+  return { sdk, client }
+}
+
+/** Other providers mostly ignore the region, but signing needs one. */
+function regionOf({ endpoint, region }: S3Location): { region?: string } {
+  if (region !== undefined) return { region }
+  if (endpoint === undefined) return {}
+  const { AWS_REGION, AWS_DEFAULT_REGION } = process.env
+  return { region: AWS_REGION ?? AWS_DEFAULT_REGION ?? 'us-east-1' }
+}

@@ -1,0 +1,15 @@
+/**
+ * What tests of code that uses thaw need: a store in memory, and one that fails on purpose. The public entry `thaw/testing`.
+ */
+export {
+  type Fault,
+  type FaultCall,
+  type FaultOptions,
+  type FaultPlan,
+  type FaultStore,
+  faultAt,
+  faultStore,
+  randomFaults,
+  type StoreMethod,
+} from './store/fault.ts'
+export { type MemoryStoreOptions, memoryStore } from './store/memory.ts'
