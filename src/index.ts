@@ -1,0 +1,29 @@
+/** The public API of thaw. Named re-exports only; everything else may change at any time. */
+export type { ChunkTotals, DiffCell, ImageDiff, SnapshotDiff } from './diff.ts'
+export { type ErrorCode, isThawError, ThawError, type ThawErrorOptions, type Tier } from './errors.ts'
+export type { Location } from './find.ts'
+export type { ImageFigures, Inspection, OutlineFigures, RangeCell, SegmentFigures, SnapshotDetails } from './inspect.ts'
+export { createFileKeyring, type FileKeyring, fileKeyring } from './keys/file.ts'
+export { type Keyring, type Kinship, LAYERS, type Layer, type Sealer, type Signature, type WrappedKey } from './keys.ts'
+export { IMAGE_KINDS, type ImageKind } from './manifest.ts'
+export { checkTagName, checkTenantName, formatTagName, parseRef, type Ref, type TagName } from './names.ts'
+export type { PulledImage, PullOptions, PullProgress, PullResult } from './pull.ts'
+export type { PushCounts, PushProgress } from './push/progress.ts'
+export type { ImageSource, PushedImage, PushedSnapshot, PushOptions, PushSpec } from './push.ts'
+export type { Snapshot, SnapshotImage } from './snapshot.ts'
+export {
+  initStore,
+  type OpenOptions,
+  openStore,
+  type PushResult,
+  type ResolvedRef,
+  type SnapshotStore,
+  type SnapshotSummary,
+  type StorePushSpec,
+  type TagListing,
+  type TagOptions,
+} from './snapshot-store.ts'
+export { type CheckResult, checkStore } from './store/check.ts'
+export { openObjectStore } from './store/open.ts'
+export type { CallOptions } from './store.ts'
+export type { BadObject, VerifyOptions, VerifyProgress, VerifyReport } from './verify.ts'

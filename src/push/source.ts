@@ -1,0 +1,134 @@
+/**
+ * Where the bytes of an image come from: a regular file, read by the worker threads where it lies and without its holes, or anything else that gives bytes in
+ * order (a pipe, a device, an async iterable), gathered into slots here.
+ */
+import { createReadStream, type Stats } from 'node:fs'
+import { type FileHandle, open } from 'node:fs/promises'
+import { RANGE_BYTES } from '../chunk.ts'
+import { fromErrno, ThawError } from '../errors.ts'
+import { LIMITS } from '../manifest.ts'
+import type { Slot } from '../seal/slab.ts'
+import { dataBlocks } from '../util/sparse.ts'
+
+/** One range of an image, in order. */
+export interface SourceRange {
+  readonly sizeBytes: number
+  /** Where a worker reads it; undefined: it is in the slot already, or a hole. */
+  readonly file: { readonly fd: number; readonly offset: number } | undefined
+  readonly hole: boolean
+}
+
+export interface Source extends AsyncDisposable {
+  /** Undefined until a stream has ended. */
+  readonly sizeBytes: number | undefined
+  /** The next range; bytes of a stream are put into the slot. Undefined at the end. */
+  next(slot: Slot): Promise<SourceRange | undefined>
+  /** @throws CONFLICT if the file is not what it was when it was opened. */
+  checkUnchanged(): Promise<void>
+}
+
+/** @throws NOT_FOUND, DENIED; RangeError if it is a folder or too large. */
+export async function openSource(name: string, from: string | AsyncIterable<Uint8Array>): Promise<Source> {
+  if (typeof from !== 'string') return new StreamSource(name, from)
+  const handle = await open(from, 'r').catch(error => {
+    throw fromErrno(error, `cannot read image ${name}`, from)
+  })
+  try {
+    const stats = await handle.stat()
+    if (stats.isDirectory()) throw new RangeError(`image ${name}: ${from} is a folder`)
+    if (!stats.isFile()) return new StreamSource(name, createReadStream('', { fd: handle, highWaterMark: RANGE_BYTES }))
+    checkSize(name, stats.size)
+    return new FileSource(name, from, handle, stats, await dataBlocks(handle.fd, stats, RANGE_BYTES))
+  } catch (error) {
+    await handle.close()
+    throw error
+  }
+}
+
+function checkSize(name: string, sizeBytes: number): void {
+  if (sizeBytes > LIMITS.imageBytes) throw new RangeError(`image ${name}: more than ${LIMITS.imageBytes} bytes`)
+}
+
+class FileSource implements Source {
+  readonly sizeBytes: number
+  readonly #name: string
+  readonly #path: string
+  readonly #handle: FileHandle
+  readonly #stats: Stats
+  readonly #data: Uint8Array | undefined
+  #range = 0
+
+  constructor(name: string, path: string, handle: FileHandle, stats: Stats, data: Uint8Array | undefined) {
+    this.sizeBytes = stats.size
+    this.#name = name
+    this.#path = path
+    this.#handle = handle
+    this.#stats = stats
+    this.#data = data
+  }
+
+  async next(): Promise<SourceRange | undefined> {
+    const range = this.#range++
+    const offset = range * RANGE_BYTES
+    if (offset >= this.sizeBytes) return undefined
+    const sizeBytes = Math.min(RANGE_BYTES, this.sizeBytes - offset)
+    return { sizeBytes, file: { fd: this.#handle.fd, offset }, hole: this.#data?.[range] === 0 }
+  }
+
+  async checkUnchanged(): Promise<void> {
+    const now = await this.#handle.stat()
+    if (now.size === this.#stats.size && now.mtimeMs === this.#stats.mtimeMs) return
+    const object = this.#path
+    throw new ThawError(
+      'CONFLICT',
+      `image ${this.#name}: ${object} changed while it was read: stop the guest first; nothing was published`,
+      { object },
+    )
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#handle.close()
+  }
+}
+
+class StreamSource implements Source {
+  sizeBytes: number | undefined
+  readonly #name: string
+  readonly #bytes: AsyncIterator<Uint8Array>
+  #rest: Uint8Array = new Uint8Array(0)
+  #total = 0
+
+  constructor(name: string, bytes: AsyncIterable<Uint8Array>) {
+    this.#name = name
+    this.#bytes = bytes[Symbol.asyncIterator]()
+  }
+
+  async next(slot: Slot): Promise<SourceRange | undefined> {
+    let filled = 0
+    while (filled < RANGE_BYTES && (await this.#refill())) {
+      const take = this.#rest.subarray(0, RANGE_BYTES - filled)
+      slot.bytes.set(take, filled)
+      filled += take.length
+      this.#rest = this.#rest.subarray(take.length)
+    }
+    this.#total += filled
+    checkSize(this.#name, this.#total)
+    if (filled < RANGE_BYTES) this.sizeBytes = this.#total
+    return filled === 0 ? undefined : { sizeBytes: filled, file: undefined, hole: false }
+  }
+
+  async #refill(): Promise<boolean> {
+    while (this.#rest.length === 0) {
+      const { done, value } = await this.#bytes.next()
+      if (done) return false
+      this.#rest = value
+    }
+    return true
+  }
+
+  async checkUnchanged(): Promise<void> {}
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#bytes.return?.()
+  }
+}

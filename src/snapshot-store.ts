@@ -1,0 +1,379 @@
+/**
+ * The store as its users see it: push, open, list, tag, verify. Joins the object store, the keyring and the roots; the work is done in the modules it calls.
+ */
+
+import { diffSnapshots, type SnapshotDiff } from './diff.ts'
+import { isThawError, ThawError } from './errors.ts'
+import { type FoundOutline, findByPrefix, findOutline, type Location, listSnapshots, openSnapshot } from './find.ts'
+import { readIdentity, requireKinship } from './identity.ts'
+import { type Inspection, inspectSnapshot, type OutlineFigures, outlineFigures } from './inspect.ts'
+import type { Keyring } from './keys.ts'
+import { manifestKey, wrappedKeysKey } from './layout.ts'
+import type { ImageKind } from './manifest.ts'
+import { formatTagName, parseRef, type TagName } from './names.ts'
+import { type PushedSnapshot, type PushOptions, type PushSpec, pushSnapshot } from './push.ts'
+import type { StoredSnapshot } from './reader.ts'
+import { initStore as initObjects, listRoots, type Root, readRootState } from './root.ts'
+import { SEALING_PROFILE } from './seal.ts'
+import { Snapshot } from './snapshot.ts'
+import { requireConditionalPut } from './store/check.ts'
+import { openObjectStore } from './store/open.ts'
+import type { CallOptions, ObjectStore } from './store.ts'
+import { type Tag, Tags } from './tag.ts'
+import { type VerifyOptions, type VerifyReport, verifySnapshot } from './verify.ts'
+
+export interface OpenOptions extends CallOptions {
+  /** Without one, only what needs no key can be done: list, inspect and verify by the cleartext. */
+  readonly keyring?: Keyring | undefined
+  /** Refuse to push with another zstd than the root's profile names, where the default is to warn: such chunks share nothing. */
+  readonly requireProfile?: boolean | undefined
+}
+
+/** A snapshot to push, and how it is named. */
+export interface StorePushSpec extends PushSpec {
+  /** REF of the snapshot this one was taken from. */
+  readonly parent?: string | undefined
+  /** Name of a tag, of `tenant`, to set once the snapshot is published. */
+  readonly tag?: string | undefined
+}
+
+export interface PushResult extends PushedSnapshot {
+  readonly tag: TagListing | undefined
+  /** For people: what worked, but not as it should. */
+  readonly warnings: readonly string[]
+  readonly durationMs: number
+}
+
+export interface TagListing extends TagName {
+  readonly seq: number
+  readonly snapshot: string
+  readonly root: string
+  /** RFC 3339. */
+  readonly at: string
+}
+
+export interface TagOptions extends CallOptions {
+  /** Only if the tag does not exist. */
+  readonly ifAbsent?: boolean | undefined
+  /** Only if the tag names this snapshot now: its full id. */
+  readonly expect?: string | undefined
+}
+
+export interface SnapshotSummary extends OutlineFigures {
+  readonly tags: readonly TagName[]
+  /** Undefined if the keyring cannot open the snapshot. */
+  readonly details:
+    | {
+        readonly tenant: string | undefined
+        readonly createdAt: Date
+        readonly labels: ReadonlyMap<string, string>
+        readonly images: readonly { readonly name: string; readonly kind: ImageKind; readonly sizeBytes: number }[]
+      }
+    | undefined
+}
+
+/** What a REF led to. */
+export interface ResolvedRef extends Location {
+  readonly tag: TagName | undefined
+}
+
+/** Times a push is done again because its root expired meanwhile: rotation takes hours, so once is already rare. */
+const PUSH_ATTEMPTS_MAX = 3
+
+/**
+ * Makes a store, or completes one whose making was interrupted; a store that is there is left as it is.
+ * @throws WRONG_KEY if the store was made with another keyring, UNSUPPORTED if its provider lacks conditional writes
+ */
+export async function initStore(
+  url: string,
+  { keyring, signal }: { readonly keyring: Keyring } & CallOptions,
+): Promise<{ readonly created: boolean; readonly store: string; readonly root: string }> {
+  await using objects = await openObjectStore(url)
+  const there = await readIdentity(objects, { signal }).catch(error => {
+    if (!isThawError(error, 'NOT_FOUND') || error.object !== 'store.json') throw error
+    return undefined
+  })
+  if (there === undefined) await requireConditionalPut(objects, { signal })
+  const { identity, roots } = await initObjects(objects, keyring, { signal })
+  return { created: there === undefined, store: identity.storeId, root: roots[0]!.id }
+}
+
+/**
+ * Opens a store: `file:///path`, a path, or `s3://bucket/prefix?endpoint=…&region=…` with AWS's default credential chain.
+ * @throws NOT_FOUND if there is no store, WRONG_KEY if it was made with another keyring, DENIED, UNAVAILABLE, BAD_FORMAT
+ */
+export async function openStore(url: string, options: OpenOptions = {}): Promise<SnapshotStore> {
+  const objects = await openObjectStore(url)
+  try {
+    const { signal, keyring } = options
+    const [identity, roots] = await Promise.all([readIdentity(objects, { signal }), listRoots(objects, { signal })])
+    if (keyring !== undefined) await requireKinship(objects, identity, keyring)
+    return new SnapshotStore(objects, identity.storeId, roots, options)
+  } catch (error) {
+    await objects.close()
+    throw error
+  }
+}
+
+/** Made by `openStore`. */
+export class SnapshotStore implements AsyncDisposable {
+  /** 32 hex digits. */
+  readonly id: string
+  readonly #objects: ObjectStore
+  readonly #keyring: Keyring | undefined
+  readonly #tags: Tags | undefined
+  readonly #requireProfile: boolean
+  #roots: readonly Root[]
+
+  /** @internal */
+  constructor(objects: ObjectStore, id: string, roots: readonly Root[], { keyring, requireProfile }: OpenOptions) {
+    this.id = id
+    this.#objects = objects
+    this.#roots = roots
+    this.#keyring = keyring
+    this.#tags = keyring && new Tags(objects, keyring, id)
+    this.#requireProfile = requireProfile ?? false
+  }
+
+  /** Names the store in messages; without credentials. */
+  get url(): string {
+    return this.#objects.url
+  }
+
+  /**
+   * Seals and stores images as a new snapshot. Two pushes at once do not disturb each other; one that is interrupted leaves nothing visible, and sends only what is
+   * missing when it is run again.
+   * @throws RangeError, TypeError, NOT_FOUND (parent, file), CONFLICT (a file changed while it was read; the tag was changed by someone else), WRONG_KEY, DENIED,
+   * NO_SPACE, UNAVAILABLE, TIMEOUT, UNSUPPORTED (profile)
+   */
+  async push(spec: StorePushSpec, options: PushOptions = {}): Promise<PushResult> {
+    const startedAt = performance.now()
+    const call = { signal: options.signal }
+    const parentRef = spec.parent === undefined ? undefined : await this.resolve(spec.parent, call)
+    for (let attempt = 1; ; attempt++) {
+      const root = this.#activeRoot()
+      const warnings = this.#profileWarnings(root)
+      const parent = parentRef && (await this.#open(parentRef, call))
+      const pushed = await pushSnapshot({ objects: this.#objects, keyring: this.#needKeyring(), root }, spec, parent, options)
+      const state = await readRootState(this.#objects, root.id, call)
+      if (state !== undefined && state.state !== 'expired') {
+        const tag = spec.tag === undefined ? undefined : await this.#setTag({ tenant: spec.tenant, name: spec.tag }, pushed, call)
+        return { ...pushed, tag, warnings, durationMs: performance.now() - startedAt }
+      }
+      if (attempt === PUSH_ATTEMPTS_MAX)
+        throw new ThawError('CONFLICT', `root ${root.id} expired while the snapshot was pushed`, { object: root.id })
+      this.#roots = await listRoots(this.#objects, call)
+    }
+  }
+
+  #activeRoot(): Root {
+    const root = this.#roots[0]
+    if (root?.current.state === 'active') return root
+    throw new ThawError('NOT_FOUND', `${this.url} has no active root: run \`thaw init\``, { object: 'roots/' })
+  }
+
+  #profileWarnings({ id, profile }: Root): string[] {
+    if (profile.codec === SEALING_PROFILE.codec && profile.level === SEALING_PROFILE.level && profile.zstd === SEALING_PROFILE.zstd)
+      return []
+    const theirs = `${profile.codec} ${profile.zstd} at level ${profile.level}`
+    const ours = `${SEALING_PROFILE.codec} ${SEALING_PROFILE.zstd} at level ${SEALING_PROFILE.level}`
+    const message = `root ${id} was made with ${theirs}, this Node has ${ours}: chunks sealed here are not shared with those that are there`
+    if (this.#requireProfile) throw new ThawError('UNSUPPORTED', message, { object: id })
+    return [message]
+  }
+
+  /**
+   * What a REF means: an id, a prefix of one, a tag (the platform's first, then that of the one tenant that has it), or TENANT//TAG.
+   * @throws NOT_FOUND, CONFLICT if it is ambiguous, RangeError if it is no REF, CORRUPT if a tag cannot be trusted
+   */
+  async resolve(ref: string, options: CallOptions = {}): Promise<ResolvedRef> {
+    const parsed = parseRef(ref)
+    if (parsed.kind === 'tag') return await this.#resolveTag(ref, parsed, options)
+    if (parsed.kind === 'prefix') return { ...(await findByPrefix(this.#objects, parsed.prefix, this.#rootIds(), options)), tag: undefined }
+    const { id, root } = await findOutline(this.#objects, parsed.id, this.#rootIds(), options)
+    return { id, root, tag: undefined }
+  }
+
+  async #resolveTag(ref: string, { tenant, name }: TagName, options: CallOptions): Promise<ResolvedRef> {
+    const tags = this.#needTags()
+    const exact = await tags.read({ tenant, name }, options)
+    if (exact !== undefined) return { id: exact.snapshot, root: exact.root, tag: { tenant, name } }
+    const found: Tag[] = []
+    if (tenant === undefined) {
+      for (const known of await this.#needKeyring().tenants()) {
+        const tag = await tags.read({ tenant: known, name }, options)
+        if (tag !== undefined) found.push(tag)
+      }
+    }
+    const [first, ...others] = found
+    if (first === undefined) throw new ThawError('NOT_FOUND', `no tag ${ref} in ${this.url}`, { object: ref })
+    if (others.length === 0) return { id: first.snapshot, root: first.root, tag: { tenant: first.tenant, name } }
+    const names = found.map(formatTagName).join(', ')
+    throw new ThawError('CONFLICT', `several tenants have a tag ${ref}: name one exactly (${names})`, { object: ref })
+  }
+
+  /** Opens a snapshot to read from. @throws as `resolve`, and WRONG_KEY, CORRUPT, BAD_FORMAT */
+  async open(ref: string, options: CallOptions = {}): Promise<Snapshot> {
+    return new Snapshot(this.#objects, await this.#openRef(ref, options))
+  }
+
+  /** An id needs no look-up of its own: manifest and keys are one round trip. */
+  async #openRef(ref: string, options: CallOptions): Promise<StoredSnapshot> {
+    const parsed = parseRef(ref)
+    if (parsed.kind === 'id') return await openSnapshot(this.#objects, this.#needKeyring(), parsed.id, this.#rootIds(), options)
+    return await this.#open(await this.resolve(ref, options), options)
+  }
+
+  async #open({ id, root }: Location, options: CallOptions): Promise<StoredSnapshot> {
+    return await openSnapshot(this.#objects, this.#needKeyring(), id, this.#rootIds(root), options)
+  }
+
+  /** Like `#open`, but undefined if there is no keyring, or it lacks the key. */
+  async #openIfPossible(found: Location, options: CallOptions): Promise<StoredSnapshot | undefined> {
+    if (this.#keyring === undefined) return undefined
+    try {
+      return await this.#open(found, options)
+    } catch (error) {
+      if (isThawError(error, 'WRONG_KEY')) return undefined
+      throw error
+    }
+  }
+
+  /** The snapshots of all roots, in no particular order; each once. */
+  async *list(options: CallOptions = {}): AsyncGenerator<SnapshotSummary> {
+    const tagsOf = new Map<string, TagName[]>()
+    if (this.#tags !== undefined) {
+      for await (const { snapshot, tenant, name } of this.#tags.listAll(options)) {
+        const tags = tagsOf.get(snapshot) ?? []
+        tags.push({ tenant, name })
+        tagsOf.set(snapshot, tags)
+      }
+    }
+    const seen = new Set<string>()
+    for (const root of this.#rootIds()) {
+      for await (const location of listSnapshots(this.#objects, root, options)) {
+        if (seen.has(location.id)) continue
+        seen.add(location.id)
+        const summary = await this.#summarize(location, tagsOf.get(location.id) ?? [], options)
+        if (summary !== undefined) yield summary
+      }
+    }
+  }
+
+  /** Undefined if the snapshot was removed since it was listed. */
+  async #summarize(location: Location, tags: readonly TagName[], options: CallOptions): Promise<SnapshotSummary | undefined> {
+    try {
+      const found = await findOutline(this.#objects, location.id, [location.root], options)
+      const stored = await this.#openIfPossible(location, options)
+      const details = stored && {
+        tenant: stored.manifest.tenant,
+        createdAt: new Date(stored.manifest.createdAtMs),
+        labels: stored.manifest.labels,
+        images: stored.manifest.images.map(({ name, kind, sizeBytes }) => ({ name, kind, sizeBytes })),
+      }
+      return { ...outlineFigures(found), tags, details }
+    } catch (error) {
+      if (isThawError(error, 'NOT_FOUND')) return undefined
+      throw error
+    }
+  }
+
+  /** The tags of the platform and of all tenants. @throws CORRUPT for one that cannot be trusted */
+  async *tags(options: CallOptions = {}): AsyncGenerator<TagListing> {
+    for await (const tag of this.#needTags().listAll(options)) yield listing(tag)
+  }
+
+  /** Makes a tag name a snapshot. @throws CONFLICT if it is not as `ifAbsent` or `expect` say, or someone else changed it at the same time */
+  async tag(ref: string, tag: TagName, options: TagOptions = {}): Promise<TagListing> {
+    return await this.#setTag(tag, await this.resolve(ref, options), options)
+  }
+
+  async #setTag(tag: TagName, { id, root }: Location, { ifAbsent, expect, signal }: TagOptions): Promise<TagListing> {
+    return listing(await this.#needTags().write(tag, { snapshot: id, root }, { signal, expect: ifAbsent ? 'absent' : expect }))
+  }
+
+  /** Deletes a tag; the snapshot stays. @throws NOT_FOUND */
+  async untag(tag: TagName, options: CallOptions = {}): Promise<void> {
+    await this.#needTags().remove(tag, options)
+  }
+
+  /**
+   * Removes a snapshot: its manifest, then its keys. Never chunks: others may share them, and a collector finds those nobody uses.
+   * @throws CONFLICT if a tag names it, unless `force`
+   */
+  async remove(
+    id: string,
+    { force, ...options }: CallOptions & { readonly force?: boolean | undefined } = {},
+  ): Promise<{ readonly id: string }> {
+    const found = await this.resolve(id, options)
+    if (!force) await this.#requireUntagged(found.id, options)
+    await this.#objects.delete(manifestKey(found.root, found.id), options)
+    await this.#objects.delete(wrappedKeysKey(found.root, found.id), options)
+    return { id: found.id }
+  }
+
+  async #requireUntagged(id: string, options: CallOptions): Promise<void> {
+    for await (const tag of this.#needTags().listAll(options)) {
+      if (tag.snapshot !== id) continue
+      const name = formatTagName(tag)
+      throw new ThawError('CONFLICT', `tag ${name} names snapshot ${id}: untag it first`, { object: name })
+    }
+  }
+
+  /** What a snapshot is. @throws as `resolve`, CORRUPT, BAD_FORMAT */
+  async inspect(ref: string, options: CallOptions = {}): Promise<Inspection> {
+    const { found, stored } = await this.#find(ref, options)
+    return inspectSnapshot(found, stored)
+  }
+
+  /** What differs between two snapshots, from their manifests. @throws as `open` */
+  async diff(a: string, b: string, options: CallOptions = {}): Promise<SnapshotDiff> {
+    return diffSnapshots(await this.#openRef(a, options), await this.#openRef(b, options))
+  }
+
+  /** Checks everything a snapshot consists of; what is bad is in the report. @throws as `resolve`, UNAVAILABLE, TIMEOUT, DENIED */
+  async verify(ref: string, options: VerifyOptions = {}): Promise<VerifyReport> {
+    const { found, stored } = await this.#find(ref, options)
+    return await verifySnapshot(this.#objects, found, stored, options)
+  }
+
+  async #find(
+    ref: string,
+    { signal }: CallOptions,
+  ): Promise<{ readonly found: FoundOutline; readonly stored: StoredSnapshot | undefined }> {
+    const location = await this.resolve(ref, { signal })
+    const found = await findOutline(this.#objects, location.id, this.#rootIds(location.root), { signal })
+    return { found, stored: await this.#openIfPossible(found, { signal }) }
+  }
+
+  /** Ids of the roots in lookup order, the hinted one first. */
+  #rootIds(hint?: string): string[] {
+    const ids = this.#roots.map(root => root.id)
+    return hint !== undefined && ids.includes(hint) ? [hint, ...ids.filter(id => id !== hint)] : ids
+  }
+
+  #needKeyring(): Keyring {
+    return this.#keyring ?? needsKeyring()
+  }
+
+  #needTags(): Tags {
+    return this.#tags ?? needsKeyring()
+  }
+
+  /** Later calls reject with CLOSED. Idempotent. */
+  async close(): Promise<void> {
+    await this.#objects.close()
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+}
+
+function needsKeyring(): never {
+  throw new ThawError('WRONG_KEY', 'this needs a keyring: give one with --keyring, THAW_KEYRING or in the config file')
+}
+
+function listing({ tenant, name, seq, snapshot, root, at }: Tag): TagListing {
+  return { tenant, name, seq, snapshot, root, at }
+}

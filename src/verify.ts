@@ -1,0 +1,191 @@
+/**
+ * Checks a snapshot against what its manifest says: every chunk against its id and, with the keys, every range of every image, read through the page map, against
+ * its digest. Finds all that is bad, not the first.
+ */
+import { RANGE_BYTES, rangeCount } from './chunk.ts'
+import { type ErrorCode, isThawError, ThawError } from './errors.ts'
+import type { FoundOutline } from './find.ts'
+import { chunkKey as chunkObjectKey } from './layout.ts'
+import { chunkCount, chunkId, DIGEST_BYTES, type ManifestImage, type Outline, RANGE_STATE, segmentOfChunks } from './manifest.ts'
+import { fetchSealed, Reader, type StoredSnapshot } from './reader.ts'
+import { SealPool } from './seal/pool.ts'
+import { pooledOpener } from './seal/pooled-opener.ts'
+import type { ObjectStore } from './store.ts'
+import { forEachAtOnce } from './util/at-once.ts'
+
+export interface VerifyProgress {
+  readonly totalChunks: number
+  readonly chunks: number
+  /** Sealed bytes. */
+  readonly totalBytes: number
+  readonly bytes: number
+}
+
+export interface VerifyOptions {
+  readonly signal?: AbortSignal | undefined
+  /** Called at most ten times a second, and at the end. */
+  readonly onProgress?: ((progress: VerifyProgress) => void) | undefined
+}
+
+export interface BadObject {
+  /** Object key of a chunk, or an image and its range. */
+  readonly object: string
+  readonly code: ErrorCode
+  readonly message: string
+}
+
+export interface VerifyReport {
+  readonly id: string
+  readonly chunks: number
+  /** Sealed bytes checked. */
+  readonly bytes: number
+  /** True: the keyring opened the snapshot, so pages were compared as well. */
+  readonly opened: boolean
+  readonly bad: readonly BadObject[]
+}
+
+/** What a verification says of one object; anything else ends it. */
+const VERDICTS: readonly ErrorCode[] = ['CORRUPT', 'BAD_FORMAT', 'NOT_FOUND', 'WRONG_KEY']
+const PROGRESS_INTERVAL_MS = 100
+/** Ranges assembled at once; each holds a slot while its chunks pass through others. */
+const RANGES_AT_ONCE = 8
+
+/** @param snapshot undefined if the keyring cannot open it. @throws UNAVAILABLE, TIMEOUT, DENIED */
+export async function verifySnapshot(
+  objects: ObjectStore,
+  found: FoundOutline,
+  snapshot: StoredSnapshot | undefined,
+  options: VerifyOptions,
+): Promise<VerifyReport> {
+  await using pool = new SealPool({ slots: RANGES_AT_ONCE + objects.concurrency })
+  const verification = new Verification(objects, found, pool, options)
+  if (snapshot !== undefined) await verification.images(snapshot)
+  await verification.remainingChunks()
+  return verification.report(snapshot !== undefined)
+}
+
+class Verification {
+  readonly #objects: ObjectStore
+  readonly #found: FoundOutline
+  readonly #pool: SealPool
+  readonly #options: VerifyOptions
+  readonly #bad = new Map<string, BadObject>()
+  /** 1: the chunk was fetched and compared with its id, whatever came of it. */
+  readonly #checked: Uint8Array
+  #chunks = 0
+  #bytes = 0
+  #reportedAt = 0
+
+  constructor(objects: ObjectStore, found: FoundOutline, pool: SealPool, options: VerifyOptions) {
+    this.#objects = objects
+    this.#found = found
+    this.#pool = pool
+    this.#options = options
+    this.#checked = new Uint8Array(chunkCount(found.outline))
+  }
+
+  async images(snapshot: StoredSnapshot): Promise<void> {
+    const open = pooledOpener(this.#objects, this.#pool)
+    const indexOf = new Map(this.#allChunks().map(({ id, index }) => [id.toString('hex'), index]))
+    const reader = new Reader(snapshot, async (chunk, options) => {
+      const index = indexOf.get(Buffer.from(chunk.id).toString('hex'))!
+      try {
+        return await open(chunk, options)
+      } catch (error) {
+        this.#judge(chunk.objectKey, error)
+        throw error
+      } finally {
+        this.#count(index, chunk.sealedBytes)
+      }
+    })
+    for (const image of snapshot.manifest.images) {
+      const ranges = Array.from({ length: rangeCount(image.sizeBytes) }, (_, range) => range)
+      await forEachAtOnce(ranges, RANGES_AT_ONCE, range => this.#range(image, range, reader, snapshot.manifest.lineageKey))
+    }
+  }
+
+  async #range(image: ManifestImage, range: number, reader: Reader, lineageKey: Uint8Array): Promise<void> {
+    const { signal } = this.#options
+    signal?.throwIfAborted()
+    const offset = range * RANGE_BYTES
+    const sizeBytes = Math.min(RANGE_BYTES, image.sizeBytes - offset)
+    const slot = await this.#pool.acquire()
+    try {
+      await reader.readInto(image, slot.bytes.subarray(0, sizeBytes), offset, { signal })
+      const digest = image.digests.digests.subarray(range * DIGEST_BYTES, (range + 1) * DIGEST_BYTES)
+      const { state } = await this.#pool.run(slot, { kind: 'scan', file: undefined, sizeBytes, lineageKey, layout: 'compare', digest })
+      const wanted = image.digests.states[range]
+      const fits =
+        state === 'zero'
+          ? wanted !== RANGE_STATE.known
+          : wanted === RANGE_STATE.unknown || (wanted === RANGE_STATE.known && state === 'same')
+      if (fits) return
+      const object = `${image.name} at ${offset}`
+      this.#judge(object, new ThawError('CORRUPT', `image ${object}: its bytes do not match the digest of the range`, { object }))
+    } catch (error) {
+      // A bad chunk was judged when it was opened.
+      if (!isThawError(error, ...VERDICTS)) throw error
+    } finally {
+      slot.release()
+    }
+  }
+
+  /** Chunks that no image made us fetch: all of them, without keys. */
+  async remainingChunks(): Promise<void> {
+    const left = this.#allChunks().filter(({ index }) => this.#checked[index] === 0)
+    await forEachAtOnce(left, this.#objects.concurrency, async ({ index, id, objectKey, sealedBytes }) => {
+      const { signal } = this.#options
+      signal?.throwIfAborted()
+      const slot = await this.#pool.acquire()
+      try {
+        await fetchSealed(this.#objects, { objectKey, sealedBytes }, slot.bytes, { signal })
+        await this.#pool.run(slot, { kind: 'verify', sealedBytes, id })
+      } catch (error) {
+        this.#judge(objectKey, error)
+      } finally {
+        slot.release()
+      }
+      this.#count(index, sealedBytes)
+    })
+  }
+
+  #allChunks(): { index: number; id: Buffer; objectKey: string; sealedBytes: number }[] {
+    const { outline, root } = this.#found
+    const segmentOf = segmentOfChunks(outline)
+    return Array.from(outline.sealedBytes, (sealedBytes, index) => {
+      const id = chunkId(outline, index)
+      return { index, id, objectKey: chunkObjectKey(root, outline.segments[segmentOf[index]!]!.domain, id.toString('hex')), sealedBytes }
+    })
+  }
+
+  /** Notes what is bad; rethrows what says nothing about the object. */
+  #judge(object: string, error: unknown): void {
+    if (!isThawError(error, ...VERDICTS)) throw error
+    if (!this.#bad.has(object)) this.#bad.set(object, { object, code: error.code, message: error.message })
+  }
+
+  #count(index: number, sealedBytes: number): void {
+    if (this.#checked[index] === 1) return
+    this.#checked[index] = 1
+    this.#chunks++
+    this.#bytes += sealedBytes
+    const now = performance.now()
+    if (now - this.#reportedAt < PROGRESS_INTERVAL_MS) return
+    this.#reportedAt = now
+    this.#options.onProgress?.(this.#progress())
+  }
+
+  #progress(): VerifyProgress {
+    const { outline } = this.#found
+    return { totalChunks: chunkCount(outline), chunks: this.#chunks, totalBytes: sum(outline), bytes: this.#bytes }
+  }
+
+  report(opened: boolean): VerifyReport {
+    this.#options.onProgress?.(this.#progress())
+    return { id: this.#found.id, chunks: this.#chunks, bytes: this.#bytes, opened, bad: [...this.#bad.values()] }
+  }
+}
+
+function sum({ sealedBytes }: Outline): number {
+  return sealedBytes.reduce((total, bytes) => total + bytes, 0)
+}
