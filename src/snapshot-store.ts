@@ -149,7 +149,7 @@ export class SnapshotStore implements AsyncDisposable {
   async push(spec: StorePushSpec, options: PushOptions = {}): Promise<PushResult> {
     const startedAt = performance.now()
     const call = { signal: options.signal }
-    const parentRef = spec.parent === undefined ? undefined : await this.resolve(spec.parent, call)
+    const parentRef = spec.parent === undefined ? undefined : await this.#locate(spec.parent, call)
     for (let attempt = 1; ; attempt++) {
       const root = this.#activeRoot()
       const warnings = this.#profileWarnings(root)
@@ -157,12 +157,24 @@ export class SnapshotStore implements AsyncDisposable {
       const pushed = await pushSnapshot({ objects: this.#objects, keyring: this.#needKeyring(), root }, spec, parent, options)
       const state = await readRootState(this.#objects, root.id, call)
       if (state !== undefined && state.state !== 'expired') {
-        const tag = spec.tag === undefined ? undefined : await this.#setTag({ tenant: spec.tenant, name: spec.tag }, pushed, call)
+        const tag = spec.tag === undefined ? undefined : await this.#tagPushed({ tenant: spec.tenant, name: spec.tag }, pushed, call)
         return { ...pushed, tag, warnings, durationMs: performance.now() - startedAt }
       }
       if (attempt === PUSH_ATTEMPTS_MAX)
         throw new ThawError('CONFLICT', `root ${root.id} expired while the snapshot was pushed`, { object: root.id })
       this.#roots = await listRoots(this.#objects, call)
+    }
+  }
+
+  async #tagPushed(tag: TagName, pushed: PushedSnapshot, options: CallOptions): Promise<TagListing> {
+    try {
+      return await this.#setTag(tag, pushed, options)
+    } catch (cause) {
+      if (!isThawError(cause)) throw cause
+      throw new ThawError(cause.code, `${cause.message}; snapshot ${pushed.id} is published without it`, {
+        cause,
+        object: formatTagName(tag),
+      })
     }
   }
 
@@ -217,14 +229,17 @@ export class SnapshotStore implements AsyncDisposable {
     return new Snapshot(this.#objects, await this.#openRef(ref, options))
   }
 
-  /** An id needs no look-up of its own: manifest and keys are one round trip. */
   async #openRef(ref: string, options: CallOptions): Promise<StoredSnapshot> {
-    const parsed = parseRef(ref)
-    if (parsed.kind === 'id') return await openSnapshot(this.#objects, this.#needKeyring(), parsed.id, this.#rootIds(), options)
-    return await this.#open(await this.resolve(ref, options), options)
+    return await this.#open(await this.#locate(ref, options), options)
   }
 
-  async #open({ id, root }: Location, options: CallOptions): Promise<StoredSnapshot> {
+  /** Like `resolve`, but takes an id at its word: opening it is one round trip, and tells whether it is there. */
+  async #locate(ref: string, options: CallOptions): Promise<{ readonly id: string; readonly root?: string }> {
+    const parsed = parseRef(ref)
+    return parsed.kind === 'id' ? parsed : await this.resolve(ref, options)
+  }
+
+  async #open({ id, root }: { readonly id: string; readonly root?: string }, options: CallOptions): Promise<StoredSnapshot> {
     return await openSnapshot(this.#objects, this.#needKeyring(), id, this.#rootIds(root), options)
   }
 

@@ -1,14 +1,18 @@
 /** Manifest to bytes (docs/FORMAT.md section 6). */
 import { createCipheriv, hkdfSync } from 'node:crypto'
 import { LAYERS } from '../keys.ts'
-import { IMAGE_KINDS, type Manifest, type ManifestImage, type Outline, RANGE_STATE } from '../manifest.ts'
+import { chunkCount, IMAGE_KINDS, LIMITS, type Manifest, type ManifestImage, type Outline, RANGE_STATE } from '../manifest.ts'
 import { encodeColumn, VarintWriter } from './column.ts'
 import { CLEAR, FRAME, MANIFEST_IV, SEALED } from './fields.ts'
 import { encodeMap, type Value } from './messagepack.ts'
 import { encodeRuns } from './runs.ts'
 
-/** The manifest's bytes; their SHA-256 is the snapshot's id. The data key must be fresh: it seals this manifest alone. */
+/**
+ * The manifest's bytes; their SHA-256 is the snapshot's id. The data key must be fresh: it seals this manifest alone.
+ * @throws RangeError for one that no reader would accept
+ */
 export function encodeManifest(manifest: Manifest, dataKey: Uint8Array): Buffer {
+  checkLimits(manifest)
   const cleartext = encodeMap(outlineFields(manifest))
   const plain = encodeMap(sealedFields(manifest))
   const front = Buffer.alloc(FRAME.headerBytes + cleartext.length)
@@ -19,6 +23,21 @@ export function encodeManifest(manifest: Manifest, dataKey: Uint8Array): Buffer 
   const cipher = createCipheriv('aes-256-gcm', manifestKey(dataKey), MANIFEST_IV, { authTagLength: FRAME.tagBytes })
   cipher.setAAD(front)
   return Buffer.concat([front, cipher.update(plain), cipher.final(), cipher.getAuthTag()])
+}
+
+function checkLimits(manifest: Manifest): void {
+  const figures = {
+    chunks: chunkCount(manifest),
+    segments: manifest.segments.length,
+    images: manifest.images.length,
+    labels: manifest.labels.size,
+    runs: manifest.images.reduce((runs, { map }) => runs + map.runCount, 0),
+    imageBytes: manifest.images.reduce((most, { sizeBytes }) => Math.max(most, sizeBytes), 0),
+  }
+  for (const [what, figure] of Object.entries(figures)) {
+    const limit = LIMITS[what as keyof typeof figures]
+    if (figure > limit) throw new RangeError(`a snapshot of ${figure} ${what}: at most ${limit} are possible`)
+  }
 }
 
 /** The AEAD key that a data key stands for. */

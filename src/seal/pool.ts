@@ -3,17 +3,13 @@
  *
  * Each worker has at most two requests: one it works on, one so that it need not wait for the next.
  */
-import { availableParallelism } from 'node:os'
-import { Worker } from 'node:worker_threads'
+import type { Worker } from 'node:worker_threads'
 import { ThawError } from '../errors.ts'
 import { Slab, type Slot } from './slab.ts'
-import type { Failure, Reply, Request, ResultOf, SealingKey, Task } from './tasks.ts'
+import type { Failure, Reply, Request, ResultOf, SealingKey, Task, WorkerOptions } from './tasks.ts'
+import { takeThread, threadCount } from './threads.ts'
 
 const REQUESTS_PER_WORKER = 2
-/** Beyond this the disk or the network is the limit, and each worker costs 10 MB. */
-const WORKERS_MAX = 8
-/** A worker holds its two payload buffers, zstd's window and what the collector has not freed yet: 2 × 8 MiB are ample. */
-const HEAP = { maxOldGenerationSizeMb: 64, maxYoungGenerationSizeMb: 8 } as const
 
 interface Pending {
   readonly request: Request
@@ -40,14 +36,14 @@ export class SealPool implements AsyncDisposable {
   #ended: unknown
 
   constructor({ slots, sealing }: PoolOptions) {
-    const count = Math.min(availableParallelism(), WORKERS_MAX)
+    const count = threadCount()
     this.#slab = new Slab(slots + count * REQUESTS_PER_WORKER)
-    const file = new URL(import.meta.url.endsWith('.ts') ? './worker.ts' : './worker.js', import.meta.url)
-    this.#members = Array.from({ length: count }, () => this.#start(file, sealing))
+    this.#members = Array.from({ length: count }, () => this.#enlist({ memory: this.#slab.memory, sealing }))
   }
 
-  #start(file: URL, sealing: SealingKey | undefined): Member {
-    const worker = new Worker(file, { workerData: { memory: this.#slab.memory, sealing }, resourceLimits: HEAP })
+  #enlist(options: WorkerOptions): Member {
+    const worker = takeThread()
+    worker.postMessage(options)
     const member: Member = { worker, pending: [] }
     worker.on('message', (reply: Reply) => {
       const pending = member.pending.shift()
@@ -57,7 +53,6 @@ export class SealPool implements AsyncDisposable {
       else pending.reject(errorOf(reply.failure))
     })
     worker.on('error', error => this.#end(error))
-    worker.unref()
     return member
   }
 

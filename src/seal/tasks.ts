@@ -101,6 +101,7 @@ export interface Failure {
   readonly object: string | undefined
 }
 
+/** The first message to a worker; requests follow. */
 export interface WorkerOptions {
   readonly memory: SharedArrayBuffer
   readonly sealing: SealingKey | undefined

@@ -5,27 +5,39 @@
 import assert from 'node:assert/strict'
 import { createCipheriv } from 'node:crypto'
 import { fstatSync, readSync, writeSync } from 'node:fs'
-import { parentPort, workerData } from 'node:worker_threads'
+import { parentPort } from 'node:worker_threads'
 import { CHUNK_PAGES, gather, markPages, PAGE_BYTES, pageCount, stretchesOf } from '../chunk.ts'
 import { fromErrno, ThawError } from '../errors.ts'
 import { encodePayload, OpenedChunk, SEALED_BYTES_MAX, sealPayload, verifyChunk } from '../seal.ts'
 import { Slab } from './slab.ts'
-import type { Failure, Reply, Request, ResultOf, ScanResult, ScanTask, SealedPages, Task, WorkerOptions, WriteTask } from './tasks.ts'
-
-const { memory, sealing } = workerData as WorkerOptions
-const port = parentPort
-assert(port !== null)
+import type {
+  Failure,
+  Reply,
+  Request,
+  ResultOf,
+  ScanResult,
+  ScanTask,
+  SealedPages,
+  SealingKey,
+  Task,
+  WorkerOptions,
+  WriteTask,
+} from './tasks.ts'
 
 const payload = Buffer.alloc(SEALED_BYTES_MAX)
 const GMAC_IV = Buffer.alloc(12)
 
-port.on('message', ({ slot, task }: Request) => {
-  port.postMessage(reply(Slab.view(memory, slot), task))
+assert(parentPort !== null)
+const port = parentPort
+port.once('message', ({ memory, sealing }: WorkerOptions) => {
+  port.on('message', ({ slot, task }: Request) => {
+    port.postMessage(reply(Slab.view(memory, slot), task, sealing))
+  })
 })
 
-function reply(bytes: Buffer, task: Task): Reply {
+function reply(bytes: Buffer, task: Task, sealing: SealingKey | undefined): Reply {
   try {
-    return { result: run(bytes, task) }
+    return { result: run(bytes, task, sealing) }
   } catch (error) {
     return { failure: failureOf(error) }
   }
@@ -36,12 +48,12 @@ function failureOf(error: unknown): Failure {
   return { code: undefined, message: error instanceof Error ? (error.stack ?? error.message) : String(error), object: undefined }
 }
 
-function run(bytes: Buffer, task: Task): ResultOf[Task['kind']] {
+function run(bytes: Buffer, task: Task, sealing: SealingKey | undefined): ResultOf[Task['kind']] {
   switch (task.kind) {
     case 'scan':
-      return scan(bytes, task)
+      return scan(bytes, task, sealing)
     case 'seal':
-      return seal(bytes, task.pages)
+      return seal(bytes, task.pages, sealing)
     case 'open':
       bytes.set(OpenedChunk.open(bytes.subarray(0, task.sealedBytes), task.chunk).bytes)
       return undefined
@@ -53,7 +65,7 @@ function run(bytes: Buffer, task: Task): ResultOf[Task['kind']] {
   }
 }
 
-function scan(bytes: Buffer, task: ScanTask): ScanResult {
+function scan(bytes: Buffer, task: ScanTask, sealing: SealingKey | undefined): ScanResult {
   if (task.file !== undefined) readRange(bytes.subarray(0, task.sizeBytes), task.file)
   const pages = pageCount(task.sizeBytes)
   bytes.fill(0, task.sizeBytes, pages * PAGE_BYTES)
@@ -63,7 +75,7 @@ function scan(bytes: Buffer, task: ScanTask): ScanResult {
   if (task.digest !== undefined && digest.equals(task.digest)) return { state: 'same' }
   if (task.layout === 'compare') return { state: 'differs', digest, marks }
   const stretches = stretchesOf(marks, pages)
-  return { state: 'sealed', digest, stretches, chunk: seal(bytes, gather(bytes, stretches)) }
+  return { state: 'sealed', digest, stretches, chunk: seal(bytes, gather(bytes, stretches), sealing) }
 }
 
 function readRange(bytes: Buffer, { fd, offset }: { readonly fd: number; readonly offset: number }): void {
@@ -84,7 +96,7 @@ function rangeDigest(bytes: Uint8Array, lineageKey: Uint8Array): Buffer {
   return gmac.getAuthTag()
 }
 
-function seal(bytes: Buffer, pages: number): SealedPages {
+function seal(bytes: Buffer, pages: number, sealing: SealingKey | undefined): SealedPages {
   assert(sealing !== undefined)
   const payloadBytes = encodePayload(bytes, pages, sealing, payload)
   return { pages, ...sealPayload(payload.subarray(0, payloadBytes), sealing.secret, sealing.salt, bytes) }
