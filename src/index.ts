@@ -10,13 +10,13 @@ export { checkTagName, checkTenantName, formatTagName, parseRef, type Ref, type 
 export type { PulledImage, PullOptions, PullProgress, PullResult } from './pull.ts'
 export type { PushCounts, PushProgress } from './push/progress.ts'
 export type { ImageSource, PushedImage, PushedSnapshot, PushOptions, PushSpec } from './push.ts'
+export type { ResolvedRef } from './refs.ts'
 export type { Snapshot, SnapshotImage } from './snapshot.ts'
 export {
   initStore,
   type OpenOptions,
   openStore,
   type PushResult,
-  type ResolvedRef,
   type SnapshotStore,
   type SnapshotSummary,
   type StorePushSpec,

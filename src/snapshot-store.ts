@@ -4,15 +4,16 @@
 
 import { diffSnapshots, type SnapshotDiff } from './diff.ts'
 import { isThawError, ThawError } from './errors.ts'
-import { type FoundOutline, findByPrefix, findOutline, type Location, listSnapshots, openSnapshot } from './find.ts'
+import { type FoundOutline, findOutline, type Location, listSnapshots, openSnapshot } from './find.ts'
 import { readIdentity, requireKinship } from './identity.ts'
 import { type Inspection, inspectSnapshot, type OutlineFigures, outlineFigures } from './inspect.ts'
 import type { Keyring } from './keys.ts'
 import { manifestKey, wrappedKeysKey } from './layout.ts'
 import type { ImageKind } from './manifest.ts'
-import { formatTagName, parseRef, type TagName } from './names.ts'
+import { formatTagName, type TagName } from './names.ts'
 import { type PushedSnapshot, type PushOptions, type PushSpec, pushSnapshot } from './push.ts'
 import type { StoredSnapshot } from './reader.ts'
+import { type Hint, needsKeyring, Refs, type ResolvedRef } from './refs.ts'
 import { initStore as initObjects, listRoots, type Root, readRootState } from './root.ts'
 import { SEALING_PROFILE } from './seal.ts'
 import { Snapshot } from './snapshot.ts'
@@ -72,11 +73,6 @@ export interface SnapshotSummary extends OutlineFigures {
     | undefined
 }
 
-/** What a REF led to. */
-export interface ResolvedRef extends Location {
-  readonly tag: TagName | undefined
-}
-
 /** Times a push is done again because its root expired meanwhile: rotation takes hours, so once is already rare. */
 const PUSH_ATTEMPTS_MAX = 3
 
@@ -122,6 +118,7 @@ export class SnapshotStore implements AsyncDisposable {
   readonly #objects: ObjectStore
   readonly #keyring: Keyring | undefined
   readonly #tags: Tags | undefined
+  readonly #refs: Refs
   readonly #requireProfile: boolean
   #roots: readonly Root[]
 
@@ -132,6 +129,7 @@ export class SnapshotStore implements AsyncDisposable {
     this.#roots = roots
     this.#keyring = keyring
     this.#tags = keyring && new Tags(objects, keyring, id)
+    this.#refs = new Refs(objects, keyring, this.#tags)
     this.#requireProfile = requireProfile ?? false
   }
 
@@ -149,7 +147,7 @@ export class SnapshotStore implements AsyncDisposable {
   async push(spec: StorePushSpec, options: PushOptions = {}): Promise<PushResult> {
     const startedAt = performance.now()
     const call = { signal: options.signal }
-    const parentRef = spec.parent === undefined ? undefined : await this.#locate(spec.parent, call)
+    const parentRef = spec.parent === undefined ? undefined : await this.#refs.locate(spec.parent, this.#rootIds(), call)
     for (let attempt = 1; ; attempt++) {
       const root = this.#activeRoot()
       const warnings = this.#profileWarnings(root)
@@ -198,30 +196,8 @@ export class SnapshotStore implements AsyncDisposable {
    * What a REF means: an id, a prefix of one, a tag (the platform's first, then that of the one tenant that has it), or TENANT//TAG.
    * @throws NOT_FOUND, CONFLICT if it is ambiguous, RangeError if it is no REF, CORRUPT if a tag cannot be trusted
    */
-  async resolve(ref: string, options: CallOptions = {}): Promise<ResolvedRef> {
-    const parsed = parseRef(ref)
-    if (parsed.kind === 'tag') return await this.#resolveTag(ref, parsed, options)
-    if (parsed.kind === 'prefix') return { ...(await findByPrefix(this.#objects, parsed.prefix, this.#rootIds(), options)), tag: undefined }
-    const { id, root } = await findOutline(this.#objects, parsed.id, this.#rootIds(), options)
-    return { id, root, tag: undefined }
-  }
-
-  async #resolveTag(ref: string, { tenant, name }: TagName, options: CallOptions): Promise<ResolvedRef> {
-    const tags = this.#needTags()
-    const exact = await tags.read({ tenant, name }, options)
-    if (exact !== undefined) return { id: exact.snapshot, root: exact.root, tag: { tenant, name } }
-    const found: Tag[] = []
-    if (tenant === undefined) {
-      for (const known of await this.#needKeyring().tenants()) {
-        const tag = await tags.read({ tenant: known, name }, options)
-        if (tag !== undefined) found.push(tag)
-      }
-    }
-    const [first, ...others] = found
-    if (first === undefined) throw new ThawError('NOT_FOUND', `no tag ${ref} in ${this.url}`, { object: ref })
-    if (others.length === 0) return { id: first.snapshot, root: first.root, tag: { tenant: first.tenant, name } }
-    const names = found.map(formatTagName).join(', ')
-    throw new ThawError('CONFLICT', `several tenants have a tag ${ref}: name one exactly (${names})`, { object: ref })
+  resolve(ref: string, options: CallOptions = {}): Promise<ResolvedRef> {
+    return this.#refs.resolve(ref, this.#rootIds(), options)
   }
 
   /** Opens a snapshot to read from. @throws as `resolve`, and WRONG_KEY, CORRUPT, BAD_FORMAT */
@@ -230,16 +206,10 @@ export class SnapshotStore implements AsyncDisposable {
   }
 
   async #openRef(ref: string, options: CallOptions): Promise<StoredSnapshot> {
-    return await this.#open(await this.#locate(ref, options), options)
+    return await this.#open(await this.#refs.locate(ref, this.#rootIds(), options), options)
   }
 
-  /** Like `resolve`, but takes an id at its word: opening it is one round trip, and tells whether it is there. */
-  async #locate(ref: string, options: CallOptions): Promise<{ readonly id: string; readonly root?: string }> {
-    const parsed = parseRef(ref)
-    return parsed.kind === 'id' ? parsed : await this.resolve(ref, options)
-  }
-
-  async #open({ id, root }: { readonly id: string; readonly root?: string }, options: CallOptions): Promise<StoredSnapshot> {
+  async #open({ id, root }: Hint, options: CallOptions): Promise<StoredSnapshot> {
     return await openSnapshot(this.#objects, this.#needKeyring(), id, this.#rootIds(root), options)
   }
 
@@ -383,10 +353,6 @@ export class SnapshotStore implements AsyncDisposable {
   [Symbol.asyncDispose](): Promise<void> {
     return this.close()
   }
-}
-
-function needsKeyring(): never {
-  throw new ThawError('WRONG_KEY', 'this needs a keyring: give one with --keyring, THAW_KEYRING or in the config file')
 }
 
 function listing({ tenant, name, seq, snapshot, root, at }: Tag): TagListing {
