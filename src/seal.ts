@@ -52,8 +52,8 @@ export interface ChunkRef {
 
 /** What sealing a payload gave; the sealed bytes are where the caller wanted them. */
 export interface Sealed {
-  readonly id: Buffer
-  readonly key: Buffer
+  readonly id: Uint8Array
+  readonly key: Uint8Array
   readonly sizeBytes: number
 }
 

@@ -10,7 +10,7 @@ const SALT = Buffer.alloc(32, 2)
 const ID = Buffer.alloc(32)
 const COMPRESSED = { compress: true, pad: false }
 
-function seal(pages: Uint8Array, options = COMPRESSED): { sealed: Uint8Array; id: Buffer; key: Buffer } {
+function seal(pages: Uint8Array, options = COMPRESSED): { sealed: Uint8Array; id: Uint8Array; key: Uint8Array } {
   const payload = new Uint8Array(SEALED_BYTES_MAX)
   const bytes = encodePayload(pages, pages.length / PAGE_BYTES, options, payload)
   const sealed = new Uint8Array(SEALED_BYTES_MAX)
@@ -47,7 +47,8 @@ describe('sealing', () => {
     expect(seal(text).id).toEqual(again.id)
     const payload = new Uint8Array(SEALED_BYTES_MAX)
     const bytes = payload.subarray(0, encodePayload(text, 3, COMPRESSED, payload))
-    const other = (secret: Uint8Array, salt: Uint8Array): Buffer => sealPayload(bytes, secret, salt, new Uint8Array(SEALED_BYTES_MAX)).id
+    const other = (secret: Uint8Array, salt: Uint8Array): Uint8Array =>
+      sealPayload(bytes, secret, salt, new Uint8Array(SEALED_BYTES_MAX)).id
     expect(other(SECRET, SALT)).toEqual(again.id)
     expect(other(Buffer.alloc(32, 3), SALT)).not.toEqual(again.id)
     expect(other(SECRET, Buffer.alloc(32, 3))).not.toEqual(again.id)

@@ -9,7 +9,8 @@ import { chunkKey } from '../layout.ts'
 import { type Manifest, type Segment, segmentOfChunks } from '../manifest.ts'
 import type { Slot } from '../seal/slab.ts'
 import type { SealedPages } from '../seal/tasks.ts'
-import type { CallOptions, ObjectStore } from '../store.ts'
+import type { CallOptions } from '../store.ts'
+import { type Destination, Presence } from './presence.ts'
 import type { PushCounts } from './progress.ts'
 
 interface OwnChunk {
@@ -17,13 +18,6 @@ interface OwnChunk {
   readonly key: Uint8Array
   readonly sealedBytes: number
   readonly pages: number
-}
-
-/** Where new chunks go. */
-export interface Destination {
-  readonly objects: ObjectStore
-  readonly root: string
-  readonly domain: string
 }
 
 /** The finished table, and what became of each index. */
@@ -39,6 +33,7 @@ export interface ChunkTable {
 
 export class ChunkWriter {
   readonly #destination: Destination
+  readonly #presence: Presence
   readonly #parent: Manifest | undefined
   readonly #parentId: string | undefined
   readonly #counts: PushCounts
@@ -48,6 +43,7 @@ export class ChunkWriter {
 
   constructor(destination: Destination, parent: { readonly id: string; readonly manifest: Manifest } | undefined, counts: PushCounts) {
     this.#destination = destination
+    this.#presence = new Presence(destination)
     this.#parent = parent?.manifest
     this.#parentId = parent?.id
     this.#inherited = parent?.manifest.pages.length ?? 0
@@ -71,17 +67,13 @@ export class ChunkWriter {
   }
 
   async #store(id: string, chunk: SealedPages, slot: Slot, options: CallOptions): Promise<void> {
-    const { objects, root, domain } = this.#destination
-    const key = chunkKey(root, domain, id)
-    const head = await objects.head(key, options)
-    const whole = head?.sizeBytes === chunk.sizeBytes
-    const same = objects.headGivesSha256 ? head?.sha256 !== undefined && Buffer.from(head.sha256).equals(chunk.id) : true
-    if (whole && same) {
+    if (await this.#presence.has(id, chunk, options)) {
       this.#counts.foundBytes += chunk.sizeBytes
       this.#counts.foundChunks++
       return
     }
-    await objects.put(key, slot.bytes.subarray(0, chunk.sizeBytes), { ...options, sha256: chunk.id })
+    const { objects, root, domain } = this.#destination
+    await objects.put(chunkKey(root, domain, id), slot.bytes.subarray(0, chunk.sizeBytes), { ...options, sha256: chunk.id })
     this.#counts.storedBytes += chunk.sizeBytes
     this.#counts.storedChunks++
   }
