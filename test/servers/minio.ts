@@ -4,13 +4,13 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { accessSync, constants } from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
-import { delimiter, join } from 'node:path'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { CreateBucketCommand, S3Client } from '@aws-sdk/client-s3'
+import { findMinio } from '../../scripts/find-minio.ts'
 
 const READY_WITHIN_MS = 20_000
 const READY_POLL_MS = 50
@@ -29,7 +29,8 @@ export interface Minio {
 
 /** Starts a server and waits until it is ready. Throws if there is no binary. */
 export async function startMinio(): Promise<Minio> {
-  const binary = findBinary()
+  const binary = findMinio()
+  if (binary === undefined) throw new Error('no MinIO: run `npm run setup`, put minio on PATH, or set MINIO_BIN')
   for (let attempt = 1; ; attempt++) {
     try {
       return await start(binary)
@@ -80,24 +81,6 @@ async function start(binary: string): Promise<Minio> {
     throw error
   }
   return { endpoint, credentials, pid: server.pid ?? 0, stop, createBucket: () => createBucket(endpoint, credentials) }
-}
-
-function findBinary(): string {
-  const cached = join(import.meta.dirname, '../../.cache/bin/minio')
-  const onPath = (process.env.PATH ?? '').split(delimiter).map(folder => join(folder, 'minio'))
-  const named = process.env.MINIO_BIN
-  const found = (named === undefined ? [...onPath, cached] : [named]).find(isExecutable)
-  if (found === undefined) throw new Error('no MinIO: run `npm run setup`, put minio on PATH, or set MINIO_BIN')
-  return found
-}
-
-function isExecutable(path: string): boolean {
-  try {
-    accessSync(path, constants.X_OK)
-    return true
-  } catch {
-    return false
-  }
 }
 
 async function freePort(): Promise<number> {
