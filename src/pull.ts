@@ -5,7 +5,7 @@
  * file open keeps it. They are not synced: a pull can be repeated.
  */
 import { randomBytes } from 'node:crypto'
-import { type FileHandle, mkdir, open, rename, rm } from 'node:fs/promises'
+import { type FileHandle, open, rename, rm } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { PAGE_BYTES } from './chunk.ts'
 import { fromErrno, ThawError } from './errors.ts'
@@ -16,6 +16,7 @@ import { SealPool } from './seal/pool.ts'
 import type { Placement } from './seal/tasks.ts'
 import type { ObjectStore } from './store.ts'
 import { forEachAtOnce } from './util/at-once.ts'
+import { makeFolders } from './util/make-folders.ts'
 
 export interface PullProgress {
   /** Bytes of the images that are not holes. */
@@ -75,12 +76,13 @@ export async function pullImages(
 ): Promise<PullResult> {
   const startedAt = performance.now()
   const images = selectImages(snapshot, options.images)
-  await mkdir(dir, { recursive: true }).catch(error => {
+  await makeFolders(dir).catch(error => {
     throw fromErrno(error, 'cannot make the folder', dir)
   })
   const targets: Target[] = []
   try {
     for (const image of images) targets.push(await openTarget(resolve(dir), image))
+    for (const target of targets) await setLength(target)
     const { fetchedBytes, fetchedChunks } = await writeChunks(objects, snapshot, targets, options)
     for (const { temporaryPath, path } of targets) {
       await rename(temporaryPath, path).catch(error => {
@@ -116,9 +118,15 @@ async function openTarget(dir: string, image: ManifestImage): Promise<Target> {
   const path = join(dir, image.name)
   const temporaryPath = join(dir, `.${image.name}.thaw-${randomBytes(6).toString('hex')}`)
   try {
-    const handle = await open(temporaryPath, 'wx', FILE_MODE)
+    return { image, path, temporaryPath, handle: await open(temporaryPath, 'wx', FILE_MODE) }
+  } catch (error) {
+    throw fromErrno(error, 'cannot write the image', path)
+  }
+}
+
+async function setLength({ image, path, handle }: Target): Promise<void> {
+  try {
     await handle.truncate(image.sizeBytes)
-    return { image, path, temporaryPath, handle }
   } catch (error) {
     throw fromErrno(error, 'cannot write the image', path)
   }

@@ -24,9 +24,6 @@ export const rmdir = (path: string): Promise<void> => promised(done => fs.rmdir(
 export const fdatasync = (fd: number): Promise<void> => promised(done => fs.fdatasync(fd, done))
 export const readdir = (path: string): Promise<fs.Dirent[]> => promised(done => fs.readdir(path, { withFileTypes: true }, done))
 
-/** Creates a folder and those above it; resolves to the topmost one it had to create. */
-export const makeFolders = (path: string): Promise<string | undefined> => promised(done => fs.mkdir(path, { recursive: true }, done))
-
 /** One read at a position. On a regular file Linux returns fewer bytes than asked only at its end. */
 export const read = (fd: number, target: Uint8Array, offset: number, length: number, position: number): Promise<number> =>
   promised(done => fs.read(fd, target, offset, length, position, done))

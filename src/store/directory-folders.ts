@@ -6,7 +6,8 @@
  */
 import { dirname, join } from 'node:path'
 import { forEachAtOnce } from '../util/at-once.ts'
-import { ifThere, makeFolders, rmdir, syncFolder } from './directory-files.ts'
+import { makeFolders } from '../util/make-folders.ts'
+import { ifThere, rmdir, syncFolder } from './directory-files.ts'
 import { folderOf } from './object-key.ts'
 
 /** More than libuv's four threads, in case UV_THREADPOOL_SIZE is larger. */

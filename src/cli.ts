@@ -1,0 +1,17 @@
+#!/usr/bin/env node
+/**
+ * The program `thaw`: turns on Node's cache of compiled modules, then loads the command line (`cli/main.ts`) through it.
+ *
+ * The cache lies in the user's own cache folder. Node's default is a folder below the shared temporary one, and what is read from there runs in a process
+ * that holds keys. Where it cannot be written, Node goes on without it.
+ */
+import { enableCompileCache } from 'node:module'
+import { homedir } from 'node:os'
+import { isAbsolute, join } from 'node:path'
+
+const { XDG_CACHE_HOME = '' } = process.env
+const cacheHome = isAbsolute(XDG_CACHE_HOME) ? XDG_CACHE_HOME : join(homedir(), '.cache')
+enableCompileCache(join(cacheHome, 'thaw', 'compiled'))
+
+const { main } = await import('./cli/main.ts')
+process.exitCode = await main(process.argv.slice(2), new URL('../package.json', import.meta.url))

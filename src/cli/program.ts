@@ -1,0 +1,59 @@
+/**
+ * The program as commander knows it: the options that all commands take, and the help. The commands themselves are in `commands.ts`.
+ */
+import { readFileSync } from 'node:fs'
+import { Command, Option } from 'commander'
+import { defineCommands, type Start } from './commands.ts'
+import { defineCompletions } from './complete.ts'
+
+const EVERYWHERE = `
+All commands take these options. Without them THAW_STORE, THAW_KEYRING and
+THAW_CONFIG count, then the config file (./thaw.json, /etc/thaw/thaw.json).
+A REF is an id, at least 8 digits of its start, a tag, or TENANT//TAG.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 and 143 interrupted.
+
+Begin with:
+  $ thaw init
+  $ thaw push --layer function --tag resize:7 memory=mem.img state=vm.state
+  $ thaw pull resize:7 /run/vm1
+`
+
+/** @param start called when a command begins, with its name */
+export function buildProgram(packageJson: URL, start: Start): Command {
+  const program = bareProgram().version(versionIn(packageJson), '-V, --version', 'print the version')
+  defineCommands(program, start)
+  defineCompletions(program, () => {
+    const described = bareProgram()
+    defineCommands(described, start)
+    return described
+  })
+  return program
+}
+
+/** Errors are thrown and shown by the caller, as all others are. */
+function bareProgram(): Command {
+  const program = new Command('thaw')
+    .description('Snapshots of microVMs: stored once, sealed, shared where they are equal.')
+    .exitOverride()
+    .configureOutput({ outputError: () => undefined })
+    .configureHelp({ subcommandTerm: command => command.name() })
+    .showSuggestionAfterError(true)
+    .helpCommand(false)
+    .usage('COMMAND [options]')
+    .addHelpText('after', EVERYWHERE)
+  program
+    .option('--store <url>', 'file:///path, a path, or s3://bucket/prefix')
+    .option('--keyring <file>', 'the keys to seal and open with')
+    .addOption(new Option('--no-keyring', 'use no keys, though a keyring is set').hideHelp())
+    .option('--config <file>', 'where store and keyring are named')
+    .option('--json', 'answer with JSON, errors too')
+    .option('-q, --quiet', 'only the answer, and errors')
+    .option('-v, --verbose', 'more figures, and what caused an error')
+    .helpOption('-h, --help', 'print this; COMMAND --help prints more')
+  return program
+}
+
+function versionIn(packageJson: URL): string {
+  const { version } = JSON.parse(readFileSync(packageJson, 'utf8'))
+  return String(version)
+}
