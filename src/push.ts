@@ -21,9 +21,9 @@ import { newPushCounts, type PushCounts, type PushProgress } from './push/progre
 import { repackImages } from './push/repack.ts'
 import { RANGES_AHEAD } from './push/scan.ts'
 import { openSource, type Source } from './push/source.ts'
+import { pooledOpener } from './reader/pooled-opener.ts'
 import { Reader, type StoredSnapshot } from './reader.ts'
 import { SealPool } from './seal/pool.ts'
-import { pooledOpener } from './seal/pooled-opener.ts'
 import type { ObjectStore } from './store.ts'
 
 /** One image to push. */

@@ -9,13 +9,13 @@
  * Nothing is cached: reading a tag is a listing and a get. Objects under a tag that are not named like entries are not read.
  */
 
-import { DOCUMENT_BYTES_MAX } from './document.ts'
+import { DOCUMENT_BYTES_MAX, timestamp } from './document.ts'
 import { isThawError, ThawError } from './errors.ts'
 import type { Keyring } from './keys.ts'
 import { PLATFORM_FOLDER, seqOfTag, TAGS_PREFIX, tagKey, tagPrefix, tenantTagsPrefix } from './layout.ts'
 import { checkTagName, checkTenantName, decodeTagName, formatTagName, ID, SHORT_ID, type TagName, TENANT_NAME } from './names.ts'
 import type { CallOptions, ObjectStore } from './store.ts'
-import { entryTime, openTagEntry, signTagEntry, type TagEntry } from './tag/entry.ts'
+import { openTagEntry, signTagEntry, type TagEntry } from './tag/entry.ts'
 
 /** The newest entries are kept for whoever reads one while another is written. */
 const ENTRIES_KEPT = 4
@@ -147,7 +147,7 @@ export class Tags {
   }
 
   async #append(tag: TagName, next: Pick<TagEntry, 'seq' | 'snapshot' | 'root'>, options: CallOptions): Promise<TagEntry> {
-    const unsigned = { tenant: tag.tenant, name: tag.name, ...next, at: entryTime() }
+    const unsigned = { tenant: tag.tenant, name: tag.name, ...next, at: timestamp() }
     const { entry, bytes } = await signTagEntry(this.#keyring, this.#storeId, unsigned, this.#signer)
     this.#signer = entry.signer
     if (!(await this.#store.putIfAbsent(tagKey(tag, entry.seq), bytes, options))) throw lost(tag)

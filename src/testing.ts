@@ -13,3 +13,4 @@ export {
   type StoreMethod,
 } from './store/fault.ts'
 export { type MemoryStoreOptions, memoryStore } from './store/memory.ts'
+export type { Clock } from './util/clock.ts'

@@ -2,7 +2,7 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished, vi } from 'vitest'
 import { type ErrorCode, isThawError } from '../src/errors.ts'
 import { createFileKeyring } from '../src/keys/file.ts'
 import type { Keyring } from '../src/keys.ts'
@@ -78,7 +78,8 @@ describe('writing', () => {
   it('stores the one line of docs/FORMAT.md section 8', async () => {
     const { at, signer } = await tags.write({ tenant: 'acme', name: 'a/b' }, target('a'))
     const text = Buffer.from(await bytesOf({ tenant: 'acme', name: 'a/b' }, 1)).toString()
-    const body = `{"version":1,"store":"${STORE_ID}","tenant":"acme","name":"a/b","seq":1,"snapshot":"${'a'.repeat(64)}","root":"${ROOT}","at":"${at}","signer":"${signer}"`
+    const nonce = /"nonce":"([0-9a-f]{16})"/.exec(text)![1]!
+    const body = `{"version":1,"store":"${STORE_ID}","tenant":"acme","name":"a/b","seq":1,"snapshot":"${'a'.repeat(64)}","root":"${ROOT}","at":"${at}","nonce":"${nonce}","signer":"${signer}"`
     expect(text).toMatch(/,"signature":"[A-Za-z0-9+/]{86}=="}\n$/)
     expect(text.startsWith(`${body},`)).toBe(true)
     const signature = Buffer.from(/"signature":"(.*)"/.exec(text)![1]!, 'base64')
@@ -100,7 +101,9 @@ describe('writing', () => {
     expect(await tags.read(TAG)).toMatchObject(target('b'))
   })
 
-  it('twice at once: one wins, the other is told, even for the same snapshot', async () => {
+  it('twice at once: one wins, the other is told, even for the same snapshot in the same millisecond', async () => {
+    vi.useFakeTimers({ toFake: ['Date'] })
+    onTestFinished(() => void vi.useRealTimers())
     for (let round = 0; round < 20; round++) {
       const writers = ['a', 'a', 'b', 'c'].map(digit => new Tags(store, publisher, STORE_ID).write(TAG, target(digit)))
       const results = await Promise.allSettled(writers)

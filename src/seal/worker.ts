@@ -81,10 +81,18 @@ function scan(bytes: Buffer, task: ScanTask, sealing: SealingKey | undefined): S
 function readRange(bytes: Buffer, { fd, offset }: { readonly fd: number; readonly offset: number }): void {
   let done = 0
   while (done < bytes.length) {
-    const read = readSync(fd, bytes, done, bytes.length - done, offset + done)
+    const read = readChecked(fd, bytes.subarray(done), offset + done)
     if (read === 0)
       throw new ThawError('CONFLICT', `the file ended at ${offset + done} bytes while it was read (it has ${fstatSync(fd).size} now)`)
     done += read
+  }
+}
+
+function readChecked(fd: number, target: Uint8Array, offset: number): number {
+  try {
+    return readSync(fd, target, 0, target.length, offset)
+  } catch (error) {
+    throw fromErrno(error, 'cannot read the image', `byte ${offset}`)
   }
 }
 

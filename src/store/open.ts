@@ -8,7 +8,7 @@ import { openDirectoryStore } from './directory.ts'
 import { type RetryOptions, retryStore } from './retry.ts'
 import type { S3StoreOptions } from './s3.ts'
 
-export interface OpenStoreOptions {
+export interface OpenObjectStoreOptions {
   readonly s3?: S3StoreOptions | undefined
   readonly retry?: RetryOptions | undefined
 }
@@ -17,7 +17,7 @@ export interface OpenStoreOptions {
  * Opens `file:///path`, a plain path, or `s3://bucket/prefix?endpoint=…&region=…`; reads and writes nothing yet. A path with a `:` in its first segment is
  * written `./a:b`. TypeError for anything else.
  */
-export async function openObjectStore(url: string, options: OpenStoreOptions = {}): Promise<ObjectStore> {
+export async function openObjectStore(url: string, options: OpenObjectStoreOptions = {}): Promise<ObjectStore> {
   const scheme = /^([A-Za-z][A-Za-z0-9+.-]*):/.exec(url)?.[1]?.toLowerCase()
   if (url === '') throw new TypeError('a store needs a URL: file:///path, a path, or s3://bucket/prefix')
   if (scheme === undefined) return openDirectoryStore(url)

@@ -1,7 +1,11 @@
 /**
  * One entry of a tag: the signed document, how it is made and what is checked before anyone may rely on it (docs/FORMAT.md section 8).
+ *
+ * No two entries are equal: each has a random nonce. Put-if-absent takes equal bytes for a write of one's own whose answer was lost, so of two
+ * processes that move a tag to one snapshot in the same millisecond both would have won.
  */
-import { type DocumentSchema, decodeLine, encodeLine, timestamp } from '../document.ts'
+import { randomBytes } from 'node:crypto'
+import { type DocumentSchema, decodeLine, encodeLine } from '../document.ts'
 import { ThawError } from '../errors.ts'
 import type { Keyring } from '../keys.ts'
 import { TAG_SEQ_MAX, tagKey } from '../layout.ts'
@@ -12,6 +16,7 @@ const SIGNATURE_BYTES = 64
 /** One attempt learns which key signs, the second uses its id; a third is for a rotation between them. */
 const SIGNING_ATTEMPTS_MAX = 3
 const NO_SIGNER = '0'.repeat(16)
+const NONCE_BYTES = 8
 
 export interface TagEntry extends TagName {
   readonly seq: number
@@ -35,9 +40,10 @@ export async function signTagEntry(
   unsigned: Omit<TagEntry, 'signer'>,
   signer: string = NO_SIGNER,
 ): Promise<{ readonly entry: TagEntry; readonly bytes: Uint8Array }> {
+  const nonce = randomBytes(NONCE_BYTES).toString('hex')
   let guess = signer
   for (let attempt = 1; attempt <= SIGNING_ATTEMPTS_MAX; attempt++) {
-    const stored = { ...unsigned, signer: guess, storeId }
+    const stored = { ...unsigned, signer: guess, storeId, nonce }
     const { keyId, signature } = await keyring.sign(signedBytes(stored))
     if (keyId === guess) return { entry: { ...unsigned, signer: guess }, bytes: encodeLine(SCHEMA, { ...stored, signature }) }
     guess = keyId
@@ -48,37 +54,27 @@ export async function signTagEntry(
 /** The entry under the key of `tag` and `seq`. CORRUPT: it is another tag's or store's, or not signed by a key of the keyring. BAD_FORMAT: it is no entry. */
 export async function openTagEntry(keyring: Keyring, storeId: string, tag: TagName, seq: number, bytes: Uint8Array): Promise<TagEntry> {
   const key = tagKey(tag, seq)
-  const { signature, storeId: foundIn, ...entry } = decodeLine(SCHEMA, bytes, key)
+  const { signature, storeId: foundIn, nonce, ...entry } = decodeLine(SCHEMA, bytes, key)
   if (entry.tenant !== tag.tenant || entry.name !== tag.name || entry.seq !== seq)
     refuse(tag, key, 'its entry belongs to another tag or number')
   if (foundIn !== storeId) refuse(tag, key, 'its entry belongs to another store')
-  if (!(await keyring.verify(signedBytes({ ...entry, storeId }), { keyId: entry.signer, signature }))) {
+  if (!(await keyring.verify(signedBytes({ ...entry, storeId, nonce }), { keyId: entry.signer, signature }))) {
     refuse(tag, key, `no key of ${keyring.name} signed its entry (signer ${entry.signer})`)
   }
   return entry
 }
 
-/**
- * When an entry was made, never twice the same in one process: two writers of one snapshot would otherwise make equal entries, which a store takes
- * for one, and both would have won. Two processes can still do so, in the same millisecond; then each has what it asked for.
- */
-export function entryTime(): string {
-  latestMs = Math.max(Date.now(), latestMs + 1)
-  return timestamp(latestMs)
-}
-
-let latestMs = 0
-
 interface StoredEntry extends TagEntry {
   readonly storeId: string
+  readonly nonce: string
 }
 
 interface SignedEntry extends StoredEntry {
   readonly signature: Uint8Array
 }
 
-function membersOf({ storeId, tenant, name, seq, snapshot, root, at, signer }: StoredEntry) {
-  return { version: 1, store: storeId, tenant: tenant ?? null, name, seq, snapshot: snapshot ?? null, root, at, signer }
+function membersOf({ storeId, tenant, name, seq, snapshot, root, at, nonce, signer }: StoredEntry) {
+  return { version: 1, store: storeId, tenant: tenant ?? null, name, seq, snapshot: snapshot ?? null, root, at, nonce, signer }
 }
 
 function signedBytes(entry: StoredEntry): Uint8Array {
@@ -101,6 +97,7 @@ const SCHEMA: DocumentSchema<SignedEntry> = {
       snapshot: members.textOrNull('snapshot', ID),
       root: members.text('root', SHORT_ID),
       at: members.time('at'),
+      nonce: members.text('nonce', SHORT_ID),
       signer: members.text('signer', SHORT_ID),
       signature: members.base64('signature', SIGNATURE_BYTES),
     }

@@ -426,7 +426,7 @@ describe('tags', () => {
     if (!('privateKey' in pair)) throw new Error('no pair')
     const at = '2026-01-02T03:04:05Z'
     const place = { version: 1, store: STORE, tenant: 'acme', name: 'resize:7' }
-    const members = { ...place, seq: 3, snapshot: SNAPSHOT, root: ROOT, at, signer: SIGNER, ...change }
+    const members = { ...place, seq: 3, snapshot: SNAPSHOT, root: ROOT, at, nonce: '5566778899aabbcc', signer: SIGNER, ...change }
     const signature = await subtle.sign('Ed25519', pair.privateKey, ascii(`thaw-tag-1\n${JSON.stringify(members)}`))
     const text = `${JSON.stringify({ ...members, signature: Buffer.from(signature).toString('base64') })}\n`
     const publicKey = new Uint8Array(await subtle.exportKey('raw', pair.publicKey))
@@ -466,6 +466,14 @@ describe('tags', () => {
     await expect(read(text, others)).rejects.toThrow(refusal('CORRUPT', 'signature'))
     await expect(read(text.replace(SNAPSHOT, '0'.repeat(64)), publicKeys)).rejects.toThrow(refusal('CORRUPT', 'signature'))
     await expect(read(text, new Map())).rejects.toThrow(refusal('NO_KEY', SIGNER))
+  })
+
+  test.each([
+    ['without a nonce', { nonce: undefined }],
+    ['with a nonce of another form', { nonce: 'AABBCCDDEEFF0011' }],
+  ])('an entry %s is refused', async (_name, change) => {
+    const { text, publicKeys } = await signed(change)
+    await expect(read(text, publicKeys)).rejects.toThrow(refusal('BAD_FORMAT', 'nonce'))
   })
 
   test('names', async () => {

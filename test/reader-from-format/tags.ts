@@ -16,7 +16,7 @@ export interface Tag {
   signer: string
 }
 
-const MEMBERS = ['version', 'store', 'tenant', 'name', 'seq', 'snapshot', 'root', 'at', 'signer']
+const MEMBERS = ['version', 'store', 'tenant', 'name', 'seq', 'snapshot', 'root', 'at', 'nonce', 'signer']
 
 /** Gives the entry that counts, or undefined for a tag that has none. `publicKeys` are raw Ed25519 keys by signer. */
 export async function readTag(
@@ -40,6 +40,7 @@ export async function readTag(
   if (members.tenant !== tenant || members.name !== name || members.seq !== seq) {
     throw new FormatError('CORRUPT', `${key}: of another tenant, name or seq than where it lies`)
   }
+  asHex(members.nonce, 16, `${key}: nonce`)
   const signer = asHex(members.signer, 16, `${key}: signer`)
   const publicKey = publicKeys.get(signer)
   if (publicKey === undefined) throw new FormatError('NO_KEY', `${key}: signed by ${signer}, who is not known`)

@@ -1,8 +1,8 @@
 /** Opens chunks on the threads of a pool. */
 import { PAGE_BYTES } from '../chunk.ts'
 import { fetchSealed, type Opener } from '../reader.ts'
+import type { SealPool } from '../seal/pool.ts'
 import type { ObjectStore } from '../store.ts'
-import type { SealPool } from './pool.ts'
 
 export function pooledOpener(objects: ObjectStore, pool: SealPool): Opener {
   return async (chunk, options) => {
