@@ -7,8 +7,8 @@ import { Worker } from 'node:worker_threads'
 
 /** Beyond this the disk or the network is the limit, and each thread costs 10 MB. */
 const THREADS_MAX = 8
-/** Two payload buffers, zstd's window and what the collector has not freed yet are outside the heap; 32 MiB are ample for what is in it. */
-const HEAP = { maxOldGenerationSizeMb: 32, maxYoungGenerationSizeMb: 8 } as const
+/** Two payload buffers and zstd's window lie outside; with less the collector runs four times as often (measured: 13 full collections in a push of 150 MiB, with this 3). */
+const HEAP = { maxOldGenerationSizeMb: 64, maxYoungGenerationSizeMb: 2 } as const
 
 const started: Worker[] = []
 
