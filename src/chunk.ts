@@ -71,11 +71,11 @@ export function stretchesOf(marks: Uint8Array, pages: number): Stretch[] {
   return stretches
 }
 
-/** Moves the stretches of `bytes` to its front, in order. Returns the number of pages there. */
-export function gather(bytes: Uint8Array, stretches: readonly Stretch[]): number {
+/** Moves the stretches of `bytes` to its front, in order. Returns the number of pages there. Buffer's copy: on shared memory a typed array's own is several times slower. */
+export function gather(bytes: Buffer, stretches: readonly Stretch[]): number {
   let pages = 0
   for (const { page, count } of stretches) {
-    bytes.copyWithin(pages * PAGE_BYTES, page * PAGE_BYTES, (page + count) * PAGE_BYTES)
+    if (pages !== page) bytes.copy(bytes, pages * PAGE_BYTES, page * PAGE_BYTES, (page + count) * PAGE_BYTES)
     pages += count
   }
   return pages

@@ -13,5 +13,11 @@ const { XDG_CACHE_HOME = '' } = process.env
 const cacheHome = isAbsolute(XDG_CACHE_HOME) ? XDG_CACHE_HOME : join(homedir(), '.cache')
 enableCompileCache(join(cacheHome, 'thaw', 'compiled'))
 
+// Threads for chunks take as long to start as the rest takes to load.
+if (/^(push|pull|verify)$/.test(process.argv[2] ?? '')) {
+  const { warmUp } = await import('./seal/threads.ts')
+  warmUp()
+}
+
 const { main } = await import('./cli/main.ts')
 process.exitCode = await main(process.argv.slice(2), new URL('../package.json', import.meta.url))

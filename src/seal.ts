@@ -12,6 +12,7 @@ import { constants, zstdCompressSync, zstdDecompressSync } from 'node:zlib'
 import { CHUNK_PAGES, PAGE_BYTES, RANGE_BYTES } from './chunk.ts'
 import { ThawError } from './errors.ts'
 import type { Sealer } from './keys.ts'
+import { discard } from './util/discard.ts'
 import { isOneFrame } from './util/zstd-frame.ts'
 
 /** codec u8 ‖ body length u32. */
@@ -60,8 +61,8 @@ export interface Sealed {
 /** Bytes that match their manifest entry: only `openChunk` makes one. */
 export class OpenedChunk {
   /** pages × 4096 bytes. */
-  readonly bytes: Uint8Array
-  private constructor(bytes: Uint8Array) {
+  readonly bytes: Buffer
+  private constructor(bytes: Buffer) {
     this.bytes = bytes
   }
 
@@ -72,7 +73,9 @@ export class OpenedChunk {
   static open(sealed: Uint8Array, chunk: ChunkRef): OpenedChunk {
     verifyChunk(sealed, chunk.id)
     const payload = decrypt(sealed, chunk.key)
-    return new OpenedChunk(decodePayload(payload, chunk.pages, chunk.id))
+    const bytes = decodePayload(payload, chunk.pages, chunk.id)
+    if (bytes.buffer !== payload.buffer) discard(payload)
+    return new OpenedChunk(bytes)
   }
 }
 
@@ -87,15 +90,17 @@ export function verifyChunk(sealed: Uint8Array, id: Uint8Array): void {
  * Payload of `pages` pages at the front of `bytes`, written to `payload` (at least SEALED_BYTES_MAX bytes).
  * @returns its length in bytes.
  */
-export function encodePayload(bytes: Uint8Array, pages: number, sealer: Pick<Sealer, 'compress' | 'pad'>, payload: Uint8Array): number {
+export function encodePayload(bytes: Buffer, pages: number, sealer: Pick<Sealer, 'compress' | 'pad'>, payload: Uint8Array): number {
   const plain = bytes.subarray(0, pages * PAGE_BYTES)
   const frame = sealer.compress ? zstdCompressSync(plain, ZSTD_OPTIONS) : undefined
   const compressed = frame !== undefined && frame.length <= plain.length * COMPRESSED_SHARE_MAX
   const body = compressed ? frame : plain
+  const bodyBytes = body.length
   payload[0] = compressed ? CODEC.zstd : CODEC.raw
-  new DataView(payload.buffer, payload.byteOffset).setUint32(1, body.length, true)
-  payload.set(body, HEADER_BYTES)
-  const end = HEADER_BYTES + body.length
+  new DataView(payload.buffer, payload.byteOffset).setUint32(1, bodyBytes, true)
+  body.copy(payload, HEADER_BYTES)
+  if (frame !== undefined) discard(frame)
+  const end = HEADER_BYTES + bodyBytes
   if (!sealer.pad) return end
   const padded = Math.ceil(end / PAGE_BYTES) * PAGE_BYTES
   payload.fill(0, end, padded)
@@ -108,7 +113,7 @@ export function sealPayload(payload: Uint8Array, secret: Uint8Array, salt: Uint8
   const key = createHmac('sha256', secret).update(salt).update(digest).digest()
   const cipher = createCipheriv('aes-256-ctr', key, ZERO_IV)
   for (let at = 0; at < payload.length; at += CIPHER_PIECE_BYTES) {
-    sealed.set(cipher.update(payload.subarray(at, at + CIPHER_PIECE_BYTES)), at)
+    cipher.update(payload.subarray(at, at + CIPHER_PIECE_BYTES)).copy(sealed, at)
   }
   const id = hash('sha256', sealed.subarray(0, payload.length), 'buffer')
   return { id, key, sizeBytes: payload.length }
@@ -118,7 +123,7 @@ function decrypt(sealed: Uint8Array, key: Uint8Array): Buffer {
   const payload = Buffer.allocUnsafe(sealed.length)
   const decipher = createDecipheriv('aes-256-ctr', key, ZERO_IV)
   for (let at = 0; at < sealed.length; at += CIPHER_PIECE_BYTES) {
-    payload.set(decipher.update(sealed.subarray(at, at + CIPHER_PIECE_BYTES)), at)
+    decipher.update(sealed.subarray(at, at + CIPHER_PIECE_BYTES)).copy(payload, at)
   }
   return payload
 }
@@ -127,7 +132,7 @@ function decrypt(sealed: Uint8Array, key: Uint8Array): Buffer {
  * The pages of a payload; may be a view of it.
  * @throws BAD_FORMAT. With a wrong key the payload is noise, which has a codec of 0 or 1 and a matching length by an accident of one in 2³⁸.
  */
-export function decodePayload(payload: Uint8Array, pages: number, id: Uint8Array): Uint8Array {
+export function decodePayload(payload: Buffer, pages: number, id: Uint8Array): Buffer {
   const bad = (why: string): ThawError => {
     const object = Buffer.from(id).toString('hex')
     return new ThawError('BAD_FORMAT', `chunk ${object}: ${why}`, { object })
@@ -150,8 +155,8 @@ export function decodePayload(payload: Uint8Array, pages: number, id: Uint8Array
   return decompress(body, plainBytes, bad)
 }
 
-function decompress(body: Uint8Array, plainBytes: number, bad: (why: string) => ThawError): Uint8Array {
-  let plain: Uint8Array
+function decompress(body: Uint8Array, plainBytes: number, bad: (why: string) => ThawError): Buffer {
+  let plain: Buffer
   try {
     plain = zstdDecompressSync(body, { chunkSize: plainBytes, maxOutputLength: plainBytes })
   } catch (cause) {

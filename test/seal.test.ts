@@ -10,7 +10,7 @@ const SALT = Buffer.alloc(32, 2)
 const ID = Buffer.alloc(32)
 const COMPRESSED = { compress: true, pad: false }
 
-function seal(pages: Uint8Array, options = COMPRESSED): { sealed: Uint8Array; id: Uint8Array; key: Uint8Array } {
+function seal(pages: Buffer, options = COMPRESSED): { sealed: Uint8Array; id: Uint8Array; key: Uint8Array } {
   const payload = new Uint8Array(SEALED_BYTES_MAX)
   const bytes = encodePayload(pages, pages.length / PAGE_BYTES, options, payload)
   const sealed = new Uint8Array(SEALED_BYTES_MAX)

@@ -45,7 +45,7 @@ const MAY_IMPORT: Readonly<Record<string, string>> = {
 
 /** Single imports that go another way. */
 const EXCEPTIONS: Readonly<Record<string, string>> = {
-  'cli/commands.ts → seal/threads.ts': 'the threads start while the public entry loads, so it cannot be what starts them',
+  'cli.ts → seal/threads.ts': 'the threads start while the public entry loads, so it cannot be what starts them',
 }
 
 /** Where each package may be loaded, and whether everybody pays for it who loads that area, or only whoever needs it. */

@@ -66,7 +66,7 @@ function definePush(program: Command, start: Start): void {
       ),
     )
     .action(async (images: string[], flags: PushFlags) => {
-      const { push } = await withThreads(() => import('./push.ts'))
+      const { push } = await import('./push.ts')
       await push(start('push'), images, flags)
     })
 }
@@ -80,7 +80,7 @@ function definePull(program: Command, start: Start): void {
     .argument('[images...]', 'only these')
     .addHelpText('after', examples('thaw pull resize:7 /run/vm1', 'thaw pull resize:7 /run/vm1 state'))
     .action(async (ref: string, dir: string, images: string[]) => {
-      const { pull } = await withThreads(() => import('./pull.ts'))
+      const { pull } = await import('./pull.ts')
       await pull(start('pull'), { ref, dir, images })
     })
 }
@@ -129,7 +129,7 @@ function defineVerify(program: Command, start: Start): void {
     .argument('<ref>', 'the snapshot')
     .addHelpText('after', examples('thaw verify resize:7'))
     .action(async (ref: string) => {
-      const { verify } = await withThreads(() => import('./verify.ts'))
+      const { verify } = await import('./verify.ts')
       await verify(start('verify'), ref)
     })
 }
@@ -224,13 +224,6 @@ function defineStore(program: Command, start: Start): void {
       const { checkStoreAt } = await import('./store-check.ts')
       await checkStoreAt(start('store check'), url)
     })
-}
-
-/** Commands that move chunks start the threads for it first: they take as long to start as the library takes to load. */
-async function withThreads<T>(load: () => Promise<T>): Promise<T> {
-  const { warmUp } = await import('../seal/threads.ts')
-  warmUp()
-  return await load()
 }
 
 function examples(...lines: string[]): string {

@@ -1,6 +1,6 @@
 /**
- * Which chunks of a domain are there already. A directory is asked chunk by chunk, for next to nothing; for S3 each question is a round trip, so the domain is
- * listed first, once: where one page holds all of it, what is not on it need not be asked for.
+ * Which chunks of a domain are there already. Each question costs a round trip on S3 and a system call in a directory, so the domain is listed first, once: where one page holds all of it,
+ * what is not on it need not be asked for.
  *
  * A chunk that comes after the listing is written again: content names make that harmless.
  */
@@ -30,10 +30,8 @@ export class Presence {
   async has(id: string, chunk: Sealed, options: CallOptions): Promise<boolean> {
     const { objects, root, domain } = this.#destination
     const key = chunkKey(root, domain, id)
-    if (objects.headGivesSha256) {
-      this.#listed ??= this.#list(options)
-      if ((await this.#listed)?.has(key) === false) return false
-    }
+    this.#listed ??= this.#list(options)
+    if ((await this.#listed)?.has(key) === false) return false
     const head = await objects.head(key, options)
     if (head?.sizeBytes !== chunk.sizeBytes) return false
     return !objects.headGivesSha256 || (head.sha256 !== undefined && Buffer.from(head.sha256).equals(chunk.id))

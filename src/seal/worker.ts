@@ -9,9 +9,11 @@ import { parentPort } from 'node:worker_threads'
 import { CHUNK_PAGES, gather, markPages, PAGE_BYTES, pageCount, stretchesOf } from '../chunk.ts'
 import { fromErrno, ThawError } from '../errors.ts'
 import { encodePayload, OpenedChunk, SEALED_BYTES_MAX, sealPayload, verifyChunk } from '../seal.ts'
+import { discard } from '../util/discard.ts'
 import { Slab } from './slab.ts'
 import type {
   Failure,
+  OpenTask,
   Reply,
   Request,
   ResultOf,
@@ -55,7 +57,7 @@ function run(bytes: Buffer, task: Task, sealing: SealingKey | undefined): Result
     case 'seal':
       return seal(bytes, task.pages, sealing)
     case 'open':
-      bytes.set(OpenedChunk.open(bytes.subarray(0, task.sealedBytes), task.chunk).bytes)
+      open(bytes, task)
       return undefined
     case 'write':
       return write(bytes, task)
@@ -110,6 +112,12 @@ function seal(bytes: Buffer, pages: number, sealing: SealingKey | undefined): Se
   return { pages, ...sealPayload(payload.subarray(0, payloadBytes), sealing.secret, sealing.salt, bytes) }
 }
 
+function open(bytes: Buffer, { sealedBytes, chunk }: OpenTask): void {
+  const opened = OpenedChunk.open(bytes.subarray(0, sealedBytes), chunk).bytes
+  opened.copy(bytes)
+  discard(opened)
+}
+
 function write(bytes: Buffer, { sealedBytes, chunk, placements }: WriteTask): number {
   const opened = OpenedChunk.open(bytes.subarray(0, sealedBytes), chunk).bytes
   let written = 0
@@ -117,6 +125,7 @@ function write(bytes: Buffer, { sealedBytes, chunk, placements }: WriteTask): nu
     for (let done = 0; done < sizeBytes; ) done += writeChecked(fd, opened, from + done, sizeBytes - done, offset + done)
     written += sizeBytes
   }
+  discard(opened)
   return written
 }
 

@@ -1,0 +1,12 @@
+/**
+ * Frees the memory of large buffers that native code allocates for each result (zlib, OpenSSL) as soon as it was used. The collector knows only their small
+ * handles: it would let megabytes pile up, and then look through the whole heap for them (a fifth of a push's CPU, measured).
+ */
+
+/** Node's pool of small buffers is 64 KiB at most: what is larger has a memory of its own. */
+const OWN_MEMORY_BYTES_MIN = 128 * 1024
+
+/** Gives back the memory behind a buffer that nobody will use any more; small ones, which may share theirs, are left to the collector. */
+export function discard({ buffer }: Uint8Array): void {
+  if (buffer instanceof ArrayBuffer && buffer.byteLength >= OWN_MEMORY_BYTES_MIN) buffer.transfer(0)
+}
