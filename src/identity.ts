@@ -29,7 +29,8 @@ export async function readIdentity(store: ObjectStore, options: CallOptions = {}
   try {
     return await readDocument(store, STORE_KEY, SCHEMA, options)
   } catch (error) {
-    if (!isThawError(error, 'NOT_FOUND')) throw error
+    // A bucket that is not there says so itself.
+    if (!isThawError(error, 'NOT_FOUND') || !error.object?.endsWith(STORE_KEY)) throw error
     throw new ThawError('NOT_FOUND', `${store.url} is not a store yet: make it one with \`thaw init\``, { cause: error, object: STORE_KEY })
   }
 }

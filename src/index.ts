@@ -17,6 +17,7 @@ export type { ResolvedRef } from './refs.ts'
 export type { Snapshot, SnapshotImage } from './snapshot.ts'
 export {
   initStore,
+  type ListOptions,
   type OpenOptions,
   openStore,
   type PushResult,

@@ -69,7 +69,7 @@ export interface Manifest extends Outline {
   readonly images: readonly ManifestImage[]
 }
 
-/** Hard limits, checked before anything is decoded or decompressed. */
+/** Hard limits of a snapshot, each checked before what it bounds is decoded or decompressed; `imageBytes` is of all images together. */
 export const LIMITS: Readonly<Record<'manifestBytes' | 'chunks' | 'segments' | 'images' | 'labels' | 'imageBytes' | 'runs', number>> = {
   manifestBytes: 256 * 2 ** 20,
   chunks: 2 ** 20,

@@ -5,7 +5,7 @@
  * file open keeps it. They are not synced: a pull can be repeated.
  */
 import { randomBytes } from 'node:crypto'
-import { type FileHandle, open, rename, rm } from 'node:fs/promises'
+import { type FileHandle, lstat, open, rename, rm } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { PAGE_BYTES } from './chunk.ts'
 import { fromErrno, ThawError } from './errors.ts'
@@ -116,12 +116,20 @@ function selectImages({ id, manifest }: StoredSnapshot, names: readonly string[]
 
 async function openTarget(dir: string, image: ManifestImage): Promise<Target> {
   const path = join(dir, image.name)
+  if (await isFolder(path)) throw new ThawError('CONFLICT', `cannot write the image: ${path} is a folder`, { object: path })
   const temporaryPath = join(dir, `.${image.name}.thaw-${randomBytes(6).toString('hex')}`)
   try {
     return { image, path, temporaryPath, handle: await open(temporaryPath, 'wx', FILE_MODE) }
   } catch (error) {
     throw fromErrno(error, 'cannot write the image', path)
   }
+}
+
+async function isFolder(path: string): Promise<boolean> {
+  return await lstat(path).then(
+    stats => stats.isDirectory(),
+    () => false,
+  )
 }
 
 async function setLength({ image, path, handle }: Target): Promise<void> {

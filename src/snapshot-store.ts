@@ -53,6 +53,11 @@ export interface TagListing extends TagName {
   readonly at: string
 }
 
+export interface ListOptions extends CallOptions {
+  /** Told of each snapshot whose manifest or keys are damaged; the listing goes on. */
+  readonly onBad?: ((location: Location, error: ThawError) => void) | undefined
+}
+
 export interface TagOptions extends CallOptions {
   /** Only if the tag does not exist. */
   readonly ifAbsent?: boolean | undefined
@@ -224,8 +229,11 @@ export class SnapshotStore implements AsyncDisposable {
     }
   }
 
-  /** The snapshots of all roots, in no particular order; each once. */
-  async *list(options: CallOptions = {}): AsyncGenerator<SnapshotSummary> {
+  /**
+   * The snapshots of all roots, in no particular order; each once.
+   * @throws CORRUPT, BAD_FORMAT for one that cannot be read, unless `onBad` takes it
+   */
+  async *list(options: ListOptions = {}): AsyncGenerator<SnapshotSummary> {
     const tagsOf = new Map<string, TagName[]>()
     if (this.#tags !== undefined) {
       for await (const { snapshot, tenant, name } of this.#tags.listAll(options)) {
@@ -245,8 +253,8 @@ export class SnapshotStore implements AsyncDisposable {
     }
   }
 
-  /** Undefined if the snapshot was removed since it was listed. */
-  async #summarize(location: Location, tags: readonly TagName[], options: CallOptions): Promise<SnapshotSummary | undefined> {
+  /** Undefined if the snapshot was removed since it was listed, or is bad. */
+  async #summarize(location: Location, tags: readonly TagName[], { onBad, ...options }: ListOptions): Promise<SnapshotSummary | undefined> {
     try {
       const found = await findOutline(this.#objects, location.id, [location.root], options)
       const stored = await this.#openIfPossible(location, options)
@@ -259,7 +267,9 @@ export class SnapshotStore implements AsyncDisposable {
       return { ...outlineFigures(found), tags, details }
     } catch (error) {
       if (isThawError(error, 'NOT_FOUND')) return undefined
-      throw error
+      if (onBad === undefined || !isThawError(error, 'CORRUPT', 'BAD_FORMAT')) throw error
+      onBad(location, error)
+      return undefined
     }
   }
 

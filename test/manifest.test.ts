@@ -89,6 +89,13 @@ describe('a manifest', () => {
     )
   })
 
+  it('is not made if no reader would take it', () => {
+    const [image] = fc.sample(manifests, 1)[0]!.images
+    const large = { ...image!, sizeBytes: 2 ** 39 + 1 }
+    const manifest = { ...fc.sample(manifests, 1)[0]!, images: [large, { ...large, name: 'other' }] }
+    expect(codeOf(() => encodeManifest(manifest, DATA_KEY))).toBe('RangeError')
+  })
+
   it('opens under its data key only', () => {
     const bytes = encodeManifest(fc.sample(manifests, 1)[0]!, DATA_KEY)
     expect(codeOf(() => decodeManifest(bytes, randomBytes(32), ID))).toBe('WRONG_KEY')

@@ -1,4 +1,4 @@
-import { appendFile, chmod, mkdir, open, readdir, stat, truncate, writeFile } from 'node:fs/promises'
+import { appendFile, chmod, mkdir, open, readdir, readFile, stat, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
@@ -290,3 +290,33 @@ async function manifests(small: SmallStore): Promise<string[]> {
   for await (const { id } of small.store.list()) found.push(id)
   return found
 }
+
+it('reads files that have content but no length, as in /proc', async () => {
+  await using small = await smallStore()
+  const { id } = await small.store.push({ layer: 'os', images: { version: { from: '/proc/version' } } })
+  expect((await contents(small, id, 'version')).equals(await readFile('/proc/version'))).toBe(true)
+})
+
+it('does not pull over a folder, and leaves everything as it was', async () => {
+  await using small = await smallStore()
+  const { id } = await small.store.push({ layer: 'os', images: { a: { from: pieces(IMAGE) }, b: { from: pieces(IMAGE) } } })
+  const out = join(small.dir, 'out')
+  await mkdir(join(out, 'b'), { recursive: true })
+  await writeFile(join(out, 'a'), 'old')
+  await using snapshot = await small.store.open(id)
+  expect(await codeOfAsync(() => snapshot.pull(out))).toBe('CONFLICT')
+  expect(await readFile(join(out, 'a'), 'utf8')).toBe('old')
+  expect((await readdir(out)).sort()).toEqual(['a', 'b'])
+})
+
+it('lists the good snapshots beside a damaged one', async () => {
+  await using small = await smallStore()
+  const good = await pushBytes(small, 'os', IMAGE)
+  const bad = await pushBytes(small, 'os', IMAGE)
+  await appendFile(join(small.url, 'roots', bad.root, 'manifests', bad.id), 'x')
+  expect(await codeOfAsync(() => manifests(small))).toBe('CORRUPT')
+  const listed: string[] = []
+  const told: string[] = []
+  for await (const { id } of small.store.list({ onBad: ({ id }) => told.push(id) })) listed.push(id)
+  expect({ listed, told }).toEqual({ listed: [good.id], told: [bad.id] })
+})

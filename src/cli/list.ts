@@ -1,7 +1,7 @@
 /**
  * `thaw ls`: snapshots or tags. With `--json` a line each, as they are found; for people a table, the newest snapshot last, where the eye is.
  */
-import { formatTagName, type SnapshotSummary, type TagListing } from '../index.ts'
+import { formatTagName, type SnapshotSummary, type TagListing, type ThawError } from '../index.ts'
 import { connect } from './connect.ts'
 import { type Column, formatAge, formatBytes, formatCount, formatTable, shortId } from './format.ts'
 import type { Invocation } from './invocation.ts'
@@ -27,11 +27,18 @@ export async function listSnapshots(invocation: Invocation): Promise<void> {
   await using store = await connect(invocation)
   const { output, signal } = invocation
   const summaries: SnapshotSummary[] = []
-  for await (const summary of store.list({ signal })) {
+  const bad: ThawError[] = []
+  for await (const summary of store.list({ signal, onBad: (_, error) => bad.push(error) })) {
     if (output.json) output.item(summary)
     else summaries.push(summary)
   }
-  if (output.json) return
+  if (!output.json) printSnapshots(summaries, invocation)
+  const [last, ...others] = bad.reverse()
+  for (const error of others.reverse()) output.warn(error.message)
+  if (last !== undefined) throw last
+}
+
+function printSnapshots(summaries: SnapshotSummary[], { output }: Invocation): void {
   output.lines(formatTable(SNAPSHOT_COLUMNS, summaries.sort(byAge).map(snapshotRow)))
   const sealed = summaries.filter(({ details }) => details === undefined).length
   if (sealed > 0)

@@ -181,13 +181,15 @@ function labelsOf(values: readonly unknown[]): Map<string, string> {
 function imagesOf(values: readonly unknown[], chunkPages: Uint8Array): ManifestImage[] {
   const names = new Set<string>()
   let runsLeft: number = LIMITS.runs
+  let bytesLeft: number = LIMITS.imageBytes
   return values.map(value => {
     const [name, kind, size, runs, runColumn, states, digests] = items(value, 7, 7)
     const image = text(name)
     checkImageName(image)
     if (names.has(image)) fail(`two images named ${image}`)
     names.add(image)
-    const sizeBytes = uintBelow(size, LIMITS.imageBytes + 1)
+    const sizeBytes = uintBelow(size, bytesLeft + 1)
+    bytesLeft -= sizeBytes
     const runCount = uintBelow(runs, runsLeft + 1)
     runsLeft -= runCount
     return {

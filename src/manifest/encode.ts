@@ -32,7 +32,7 @@ function checkLimits(manifest: Manifest): void {
     images: manifest.images.length,
     labels: manifest.labels.size,
     runs: manifest.images.reduce((runs, { map }) => runs + map.runCount, 0),
-    imageBytes: manifest.images.reduce((most, { sizeBytes }) => Math.max(most, sizeBytes), 0),
+    imageBytes: manifest.images.reduce((bytes, { sizeBytes }) => bytes + sizeBytes, 0),
   }
   for (const [what, figure] of Object.entries(figures)) {
     const limit = LIMITS[what as keyof typeof figures]

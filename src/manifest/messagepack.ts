@@ -49,7 +49,7 @@ class Walk {
 
   map(): void {
     const tag = this.#uint(1)
-    const count = (tag & 0xf0) === 0x80 ? tag & 0x0f : tag === 0xde ? this.#uint(2) : -1
+    const count = (tag & 0xf0) === 0x80 ? tag & 0x0f : tag === 0xde ? this.#uint(2) : tag === 0xdf ? this.#uint(4) : -1
     if (count < 0) throw new RangeError('not a map')
     let previous = -1
     for (let i = 0; i < count; i++) {
@@ -68,7 +68,7 @@ class Walk {
       this.#skip(bytes)
       return
     }
-    const items = (tag & 0xf0) === 0x90 ? tag & 0x0f : tag === 0xdc ? this.#uint(2) : undefined
+    const items = (tag & 0xf0) === 0x90 ? tag & 0x0f : tag === 0xdc ? this.#uint(2) : tag === 0xdd ? this.#uint(4) : undefined
     if (items === undefined) {
       if (this.#unsigned(tag) === undefined) throw new RangeError(`tag ${tag} is not allowed`)
       return

@@ -36,7 +36,8 @@ export async function openSource(name: string, from: string | AsyncIterable<Uint
   try {
     const stats = await handle.stat()
     if (stats.isDirectory()) throw new RangeError(`image ${name}: ${from} is a folder`)
-    if (!stats.isFile()) return new StreamSource(name, createReadStream('', { fd: handle, highWaterMark: RANGE_BYTES }))
+    // Files of /proc and /sys have no length, and content.
+    if (!stats.isFile() || stats.size === 0) return new StreamSource(name, createReadStream('', { fd: handle, highWaterMark: RANGE_BYTES }))
     checkSize(name, stats.size)
     return new FileSource(name, from, handle, stats, await dataBlocks(handle.fd, stats, RANGE_BYTES))
   } catch (error) {

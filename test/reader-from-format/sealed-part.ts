@@ -35,7 +35,7 @@ export interface SealedPart {
 const KINDS: readonly ImageKind[] = ['memory', 'disk', 'blob']
 const MAX_LABELS = 64
 const MAX_IMAGES = 256
-const MAX_IMAGE = 2 ** 40
+const MAX_IMAGES_BYTES = 2 ** 40
 const MAX_RUNS = 8_388_608
 
 export function decodeSealed(bytes: Uint8Array, chunkCount: number): SealedPart {
@@ -83,6 +83,8 @@ function decodeImages(values: Value[], chunkPagesLess1: Uint8Array): ImageTable[
   const tables = values.map(value => array(value, 'manifest: an image', 7))
   const runCount = tables.reduce((sum, table) => sum + number(table[3], 'manifest: run count'), 0)
   refuse(runCount > MAX_RUNS, 'manifest: more than 8,388,608 runs')
+  const sizeBytes = tables.reduce((sum, table) => sum + number(table[2], 'manifest: size of an image'), 0)
+  refuse(sizeBytes > MAX_IMAGES_BYTES, 'manifest: images larger than 1 TiB together')
   const images = tables.map(table => decodeImage(table, chunkPagesLess1))
   refuse(new Set(images.map(image => image.name)).size !== images.length, 'manifest: two images of one name')
   return images
@@ -95,7 +97,6 @@ function decodeImage([nameValue, kindValue, size, runCount, runs, states, digest
   const kind = KINDS[number(kindValue, `${what}: kind`)]
   if (kind === undefined) throw new FormatError('BAD_FORMAT', `${what}: unknown kind`)
   const sizeBytes = number(size, `${what}: size`)
-  refuse(sizeBytes > MAX_IMAGE, `${what}: larger than 1 TiB`)
   const pages = Math.ceil(sizeBytes / PAGE)
   return {
     name,
