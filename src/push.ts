@@ -22,7 +22,7 @@ import { repackImages } from './push/repack.ts'
 import { RANGES_AHEAD } from './push/scan.ts'
 import { openSource, type Source } from './push/source.ts'
 import { pooledOpener } from './reader/pooled-opener.ts'
-import { Reader, type StoredSnapshot } from './reader.ts'
+import { OPENED_CHUNKS_MAX, Reader, type StoredSnapshot } from './reader.ts'
 import { SealPool } from './seal/pool.ts'
 import type { ObjectStore } from './store.ts'
 
@@ -152,11 +152,11 @@ class Push {
     const sealer = await keyring.sealer(layer, tenant)
     await using sources = await this.#openSources()
     await using pool = new SealPool({
-      slots: RANGES_AHEAD + SPARE_SLOTS + objects.concurrency,
+      slots: RANGES_AHEAD + SPARE_SLOTS + objects.concurrency + (this.#parent === undefined ? 0 : OPENED_CHUNKS_MAX),
       sealing: { secret: sealer.secret, salt: root.salt, compress: sealer.compress, pad: sealer.pad },
     })
     const writer = new ChunkWriter({ objects, root: root.id, domain: sealer.domain }, this.#parent, this.#counts)
-    const lineageKey = this.#parent?.manifest.lineageKey ?? randomBytes(LINEAGE_KEY_BYTES)
+    const lineageKey = new Uint8Array(this.#parent?.manifest.lineageKey ?? randomBytes(LINEAGE_KEY_BYTES))
     const images = await this.#pushImages(sources.byName, pool, writer, lineageKey)
     const table = writer.finish(usedChunks(images), layer)
     if (this.#parent !== undefined) await copyInherited(objects, this.#parent.root, root.id, table, { signal: this.#signal })

@@ -21,24 +21,32 @@ export interface StoredSnapshot {
   readonly manifest: Manifest
 }
 
-/** A chunk of a snapshot, and where its sealed bytes lie. */
+/** A chunk of a snapshot, and where its sealed bytes lie. Id and key own their memory, so that they can be posted to a thread. */
 export interface StoredChunk extends ChunkRef {
   readonly objectKey: string
   readonly sealedBytes: number
 }
 
-/** Turns a stored chunk into its pages; worker threads do it in bulk, the caller's thread for single reads. */
-export type Opener = (chunk: StoredChunk, options: CallOptions) => Promise<Uint8Array>
+/** The pages of a chunk, in memory that is lent. */
+export interface LentPages {
+  /** pages × 4096 bytes. */
+  readonly bytes: Uint8Array
+  /** Gives the memory back; called once, when nobody can be reading from it. */
+  release(): void
+}
 
-/** 64 chunks of 512 KiB. */
-const OPENED_BYTES_MAX = 32 * 2 ** 20
+/** Turns a stored chunk into its pages; worker threads do it in bulk, the caller's thread for single reads. */
+export type Opener = (chunk: StoredChunk, options: CallOptions) => Promise<LentPages>
+
+/** Opened chunks that a reader keeps; 16 MiB if all are full. */
+export const OPENED_CHUNKS_MAX = 32
 
 /** Fetches a chunk from the store and opens it on this thread (0.2 to 0.4 ms). */
 export function inlineOpener(objects: ObjectStore): Opener {
   return async (chunk, options) => {
     const sealed = Buffer.allocUnsafe(chunk.sealedBytes)
     await fetchSealed(objects, chunk, sealed, options)
-    return OpenedChunk.open(sealed, chunk).bytes
+    return { bytes: OpenedChunk.open(sealed, chunk).bytes, release: () => undefined }
   }
 }
 
@@ -82,8 +90,8 @@ export class ChunkLocator {
     const id = chunkId(manifest, index)
     const { domain } = manifest.segments[this.#segmentOf[index]!]!
     return {
-      id,
-      key: chunkKey(manifest, index),
+      id: new Uint8Array(id),
+      key: new Uint8Array(chunkKey(manifest, index)),
       pages: manifest.pages[index]!,
       objectKey: chunkObjectKey(root, domain, id.toString('hex')),
       sealedBytes: manifest.sealedBytes[index]!,
@@ -94,7 +102,8 @@ export class ChunkLocator {
 export class Reader {
   readonly #locator: ChunkLocator
   readonly #open: Opener
-  readonly #opened = new LRUCache<number, Uint8Array>({ maxSize: OPENED_BYTES_MAX, sizeCalculation: bytes => bytes.length })
+  /** A reader that was just given a chunk goes on in the same turn of the event loop: its memory is given back in a later one. */
+  readonly #opened = new LRUCache<number, LentPages>({ max: OPENED_CHUNKS_MAX, dispose: pages => void setImmediate(pages.release) })
   readonly #underWay = new Map<number, Promise<Uint8Array>>()
 
   constructor(snapshot: StoredSnapshot, open: Opener) {
@@ -102,10 +111,10 @@ export class Reader {
     this.#open = open
   }
 
-  /** The pages of a chunk; shared, not to be written to. */
+  /** The pages of a chunk; shared, not to be written to, and good until the caller waits for anything else. */
   chunk(index: number, options: CallOptions = {}): Promise<Uint8Array> {
     const opened = this.#opened.get(index)
-    if (opened !== undefined) return Promise.resolve(opened)
+    if (opened !== undefined) return Promise.resolve(opened.bytes)
     const shared = this.#underWay.get(index) ?? this.#start(index)
     return options.signal === undefined ? shared : raceSignal(shared, options.signal)
   }
@@ -118,9 +127,9 @@ export class Reader {
   /** Not bound to the first caller's signal: others may be waiting for the same chunk. */
   #start(index: number): Promise<Uint8Array> {
     const fetched = this.#open(this.#locator.at(index), {})
-      .then(bytes => {
-        this.#opened.set(index, bytes)
-        return bytes
+      .then(pages => {
+        this.#opened.set(index, pages)
+        return pages.bytes
       })
       .finally(() => this.#underWay.delete(index))
     this.#underWay.set(index, fetched)

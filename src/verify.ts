@@ -8,7 +8,7 @@ import type { FoundOutline } from './find.ts'
 import { chunkKey as chunkObjectKey } from './layout.ts'
 import { chunkCount, chunkId, DIGEST_BYTES, type ManifestImage, type Outline, RANGE_STATE, segmentOfChunks } from './manifest.ts'
 import { pooledOpener } from './reader/pooled-opener.ts'
-import { fetchSealed, Reader, type StoredSnapshot } from './reader.ts'
+import { fetchSealed, OPENED_CHUNKS_MAX, Reader, type StoredSnapshot } from './reader.ts'
 import { SealPool } from './seal/pool.ts'
 import type { ObjectStore } from './store.ts'
 import { forEachAtOnce } from './util/at-once.ts'
@@ -57,7 +57,7 @@ export async function verifySnapshot(
   snapshot: StoredSnapshot | undefined,
   options: VerifyOptions,
 ): Promise<VerifyReport> {
-  await using pool = new SealPool({ slots: RANGES_AT_ONCE + objects.concurrency })
+  await using pool = new SealPool({ slots: RANGES_AT_ONCE + objects.concurrency + OPENED_CHUNKS_MAX })
   const verification = new Verification(objects, found, pool, options)
   if (snapshot !== undefined) await verification.images(snapshot)
   await verification.remainingChunks()
@@ -98,9 +98,10 @@ class Verification {
         this.#count(index, chunk.sealedBytes)
       }
     })
+    const lineageKey = new Uint8Array(snapshot.manifest.lineageKey)
     for (const image of snapshot.manifest.images) {
       const ranges = Array.from({ length: rangeCount(image.sizeBytes) }, (_, range) => range)
-      await forEachAtOnce(ranges, RANGES_AT_ONCE, range => this.#range(image, range, reader, snapshot.manifest.lineageKey))
+      await forEachAtOnce(ranges, RANGES_AT_ONCE, range => this.#range(image, range, reader, lineageKey))
     }
   }
 
@@ -112,7 +113,7 @@ class Verification {
     const slot = await this.#pool.acquire()
     try {
       await reader.readInto(image, slot.bytes.subarray(0, sizeBytes), offset, { signal })
-      const digest = image.digests.digests.subarray(range * DIGEST_BYTES, (range + 1) * DIGEST_BYTES)
+      const digest = image.digests.digests.slice(range * DIGEST_BYTES, (range + 1) * DIGEST_BYTES)
       const { state } = await this.#pool.run(slot, { kind: 'scan', file: undefined, sizeBytes, lineageKey, layout: 'compare', digest })
       const wanted = image.digests.states[range]
       const fits =
@@ -139,7 +140,7 @@ class Verification {
       const slot = await this.#pool.acquire()
       try {
         await fetchSealed(this.#objects, { objectKey, sealedBytes }, slot.bytes, { signal })
-        await this.#pool.run(slot, { kind: 'verify', sealedBytes, id })
+        await this.#pool.run(slot, { kind: 'verify', sealedBytes, id: new Uint8Array(id) })
       } catch (error) {
         this.#judge(objectKey, error)
       } finally {

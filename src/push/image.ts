@@ -60,6 +60,9 @@ export async function pushImage(
   return { name, kind, ...image.finish(source.sizeBytes ?? 0) }
 }
 
+/** Beside 0 (zero) and 1 (used): the page is the parent's. */
+const SAME = 2
+
 class ImageWriter {
   readonly #map = new PageMapBuilder()
   readonly #digests = new DigestColumn()
@@ -132,20 +135,23 @@ class ImageWriter {
 
   async #compare(start: number, pages: number, bytes: Uint8Array, marks: Uint8Array): Promise<void> {
     const { image, reader } = this.#parent!
-    const shared = Math.max(0, Math.min(pages, image.map.pageCount - start))
-    for (const run of image.map.runs(start, start + shared)) {
-      const old = run.chunk === ZERO ? undefined : await reader.chunk(run.chunk, { signal: this.#context.signal })
+    const end = Math.min(start + pages, image.map.pageCount)
+    for (const run of image.map.runs(start, end)) {
+      if (run.chunk === ZERO) continue
+      const old = await reader.chunk(run.chunk, { signal: this.#context.signal })
       for (let i = 0; i < run.count; i++) {
-        const page = run.page + i
-        const from = (page - start) * PAGE_BYTES
-        if (marks[page - start] === 0) this.#zero(1)
-        else if (old !== undefined && equalPages(bytes, from, old, (run.first + i) * PAGE_BYTES)) this.#inherit(page, 1)
-        else await this.#pack(page, bytes, from)
+        const page = run.page - start + i
+        if (marks[page] === 1 && equalPages(bytes, page * PAGE_BYTES, old, (run.first + i) * PAGE_BYTES)) marks[page] = SAME
       }
     }
-    for (let i = shared; i < pages; i++) {
-      if (marks[i] === 0) this.#zero(1)
-      else await this.#pack(start + i, bytes, i * PAGE_BYTES)
+    for (let page = 0; page < pages; ) {
+      const mark = marks[page]
+      let next = page + 1
+      while (next < pages && marks[next] === mark) next++
+      if (mark === 0) this.#zero(next - page)
+      else if (mark === SAME) this.#inherit(start + page, next - page)
+      else for (let i = page; i < next; i++) await this.#pack(start + i, bytes, i * PAGE_BYTES)
+      page = next
     }
   }
 

@@ -46,9 +46,9 @@ async function repack(map: PageMap, wasteful: Uint8Array, reader: Reader, contex
         builder.append(run.count, run.chunk, run.first)
         continue
       }
-      const bytes = await reader.chunk(run.chunk, { signal: context.signal })
       for (let i = 0; i < run.count; i++) {
         await packer.prepare()
+        const bytes = await reader.chunk(run.chunk, { signal: context.signal })
         const { chunk, first } = packer.add(run.page + i, bytes, (run.first + i) * PAGE_BYTES)
         builder.append(1, chunk, first)
       }

@@ -88,7 +88,7 @@ function knownDigest(parent: ManifestImage, range: number, sizeBytes: number): U
   const { states, digests } = parent.digests
   if (states[range] !== RANGE_STATE.known) return undefined
   const parentBytes = Math.min(RANGE_BYTES, parent.sizeBytes - range * RANGE_BYTES)
-  return parentBytes === sizeBytes ? digests.subarray(range * DIGEST_BYTES, (range + 1) * DIGEST_BYTES) : undefined
+  return parentBytes === sizeBytes ? digests.slice(range * DIGEST_BYTES, (range + 1) * DIGEST_BYTES) : undefined
 }
 
 /** First page of a range in its image. */

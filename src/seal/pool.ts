@@ -1,7 +1,8 @@
 /**
  * Worker threads that seal, open and write chunks, so that nothing heavy runs on the caller's thread. A pool lives as long as one push, pull or verification.
  *
- * Each worker has at most two requests: one it works on, one so that it need not wait for the next.
+ * Each worker has a few requests: one it works on, the others so that it need not wait for the next. They are posted by twos, because waking a thread costs as much
+ * as looking at a range that did not change.
  */
 import type { Worker } from 'node:worker_threads'
 import { ThawError } from '../errors.ts'
@@ -9,7 +10,9 @@ import { Slab, type Slot } from './slab.ts'
 import type { Failure, Reply, Request, ResultOf, SealingKey, Task, WorkerOptions } from './tasks.ts'
 import { takeThread, threadCount } from './threads.ts'
 
-const REQUESTS_PER_WORKER = 2
+const REQUESTS_PER_WORKER = 4
+/** Fewer than this: post more. */
+const REQUESTS_LOW = 3
 
 interface Pending {
   readonly request: Request
@@ -74,11 +77,10 @@ export class SealPool implements AsyncDisposable {
   }
 
   #feed(member: Member): void {
-    while (member.pending.length < REQUESTS_PER_WORKER) {
-      const next = this.#queue.shift()
-      if (next === undefined) break
-      member.pending.push(next)
-      member.worker.postMessage(next.request)
+    if (member.pending.length < REQUESTS_LOW && this.#queue.length > 0) {
+      const next = this.#queue.splice(0, REQUESTS_PER_WORKER - member.pending.length)
+      member.pending.push(...next)
+      member.worker.postMessage(next.map(({ request }) => request))
     }
     // A worker keeps the process alive only while somebody waits for it.
     if (member.pending.length > 0) member.worker.ref()

@@ -1,5 +1,7 @@
 /**
  * What the worker threads of a push, pull or verification do with one slot. Plain data in both directions: it crosses threads.
+ *
+ * Byte arrays in a task must own their memory: posting a view copies all that lies behind it, be it a manifest or Node's pool of small buffers.
  */
 import type { Stretch } from '../chunk.ts'
 import type { ErrorCode } from '../errors.ts'
@@ -86,6 +88,7 @@ export interface ResultOf {
   verify: undefined
 }
 
+/** Posted in arrays. */
 export interface Request {
   readonly slot: number
   readonly task: Task

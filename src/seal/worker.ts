@@ -32,8 +32,8 @@ const GMAC_IV = Buffer.alloc(12)
 assert(parentPort !== null)
 const port = parentPort
 port.once('message', ({ memory, sealing }: WorkerOptions) => {
-  port.on('message', ({ slot, task }: Request) => {
-    port.postMessage(reply(Slab.view(memory, slot), task, sealing))
+  port.on('message', (requests: readonly Request[]) => {
+    for (const { slot, task } of requests) port.postMessage(reply(Slab.view(memory, slot), task, sealing))
   })
 })
 
