@@ -1,7 +1,7 @@
 /**
  * Question: is a push or a pull by thaw faster than with what a user would pick today, and is less stored?
  *
- * Workload: the memory of a real guest (512 MiB, a third of it not zero; os, runtime and function stage) and a dense image of 1 GiB, directory stores, all
+ * Workload: the memory of a real guest (512 MiB, a third of it not zero; os, runtime and function stage) and a dense image of 1 GiB made of its pages, directory stores, all
  * caches warm. Unit: seconds of whole commands, the start of the process included, in turns; the median counts. Peers: restic, casync, borg, and desync where it is on
  * PATH; for a push also the sealing limit (`peers/seal-limit.ts`), which is the same work without a store.
  *
@@ -43,7 +43,7 @@ async function peers(bench: Bench): Promise<readonly Section[]> {
   if (['fn/push', 'fn/pull', 'fn/parent', 'stored'].some(bench.wants)) sections.push(...(await compareStages(field)))
   if (['dense/push', 'dense/pull', 'dense/parent'].some(bench.wants)) {
     const dense: Pushed = { name: 'dense', image: await denseInput(bench) }
-    sections.push(...(await compareImage(field, dense, 'dense image, no zero page')))
+    sections.push(...(await compareImage(field, dense, "a guest's pages, none of them zero, none twice")))
   }
   return sections
 }

@@ -22,8 +22,6 @@ export const SEALED_BYTES_MAX: number = RANGE_BYTES + PAGE_BYTES
 /** Compression that saves less than a tenth costs more than it saves. */
 const COMPRESSED_SHARE_MAX = 0.9
 const ZERO_IV = Buffer.alloc(16)
-/** OpenSSL allocates each result: pieces that stay in the CPU's cache are a third faster than one of half a megabyte (measured: 65 and 112 µs). */
-const CIPHER_PIECE_BYTES = 32 * 1024
 
 const CODEC = { raw: 0, zstd: 1 } as const
 
@@ -72,7 +70,7 @@ export class OpenedChunk {
    */
   static open(sealed: Uint8Array, chunk: ChunkRef): OpenedChunk {
     verifyChunk(sealed, chunk.id)
-    const payload = decrypt(sealed, chunk.key)
+    const payload = createDecipheriv('aes-256-ctr', chunk.key, ZERO_IV).update(sealed)
     const bytes = decodePayload(payload, chunk.pages, chunk.id)
     if (bytes.buffer !== payload.buffer) discard(payload)
     return new OpenedChunk(bytes)
@@ -111,21 +109,11 @@ export function encodePayload(bytes: Buffer, pages: number, sealer: Pick<Sealer,
 export function sealPayload(payload: Uint8Array, secret: Uint8Array, salt: Uint8Array, sealed: Uint8Array): Sealed {
   const digest = hash('sha256', payload, 'buffer')
   const key = createHmac('sha256', secret).update(salt).update(digest).digest()
-  const cipher = createCipheriv('aes-256-ctr', key, ZERO_IV)
-  for (let at = 0; at < payload.length; at += CIPHER_PIECE_BYTES) {
-    cipher.update(payload.subarray(at, at + CIPHER_PIECE_BYTES)).copy(sealed, at)
-  }
+  const encrypted = createCipheriv('aes-256-ctr', key, ZERO_IV).update(payload)
+  encrypted.copy(sealed)
+  discard(encrypted)
   const id = hash('sha256', sealed.subarray(0, payload.length), 'buffer')
   return { id, key, sizeBytes: payload.length }
-}
-
-function decrypt(sealed: Uint8Array, key: Uint8Array): Buffer {
-  const payload = Buffer.allocUnsafe(sealed.length)
-  const decipher = createDecipheriv('aes-256-ctr', key, ZERO_IV)
-  for (let at = 0; at < sealed.length; at += CIPHER_PIECE_BYTES) {
-    decipher.update(sealed.subarray(at, at + CIPHER_PIECE_BYTES)).copy(payload, at)
-  }
-  return payload
 }
 
 /**

@@ -1,17 +1,12 @@
 /**
- * A dense image: no zero page, nothing twice, half of it compressible about as guest memory is, half not at all; equal for equal seeds. It is what a guest that
- * uses all its memory looks like, and where elision of zeros helps nobody.
+ * A synthetic dense image for trial runs: no zero page, nothing twice, half of it compressible about as guest memory is, half not at all; equal for equal seeds.
  *
  * Stripes of 64 KiB alternate: random bytes, and words like those of a heap: zeros, words of a small vocabulary, pointers. zstd 1 gives 3.2 : 1 for the
  * second kind (a real guest: 3.2 to 3.4), 1.5 : 1 for the image.
  */
 import { createCipheriv, createHash } from 'node:crypto'
-import { mkdir, open, rename, stat } from 'node:fs/promises'
-import { join } from 'node:path'
-import { cacheHome } from '../../scripts/cache-home.ts'
+import { open } from 'node:fs/promises'
 
-/** Raised when a change here makes other bytes. */
-const VERSION = 1
 const SEED = 'thaw dense image'
 const STRIPE_BYTES = 64 * 1024
 const BLOCK_BYTES = 16 * STRIPE_BYTES
@@ -19,21 +14,6 @@ const VOCABULARY_WORDS = 256
 /** Of 256: how many words are zero, and how many are zero or of the vocabulary; the others are pointers. */
 const ZEROS_BELOW = 96
 const VOCABULARY_BELOW = 200
-
-/** The path of such an image in the user's cache, made if it is not there; `sizeBytes` is a multiple of 1 MiB. */
-export async function cachedDenseImage(sizeBytes: number): Promise<string> {
-  const path = join(cacheHome(), 'bench', `dense-${VERSION}-${sizeBytes}.img`)
-  const size = await stat(path).then(
-    ({ size }) => size,
-    () => undefined,
-  )
-  if (size === sizeBytes) return path
-  await mkdir(join(path, '..'), { recursive: true })
-  const making = `${path}.${process.pid}`
-  await writeDenseImage(making, sizeBytes)
-  await rename(making, path)
-  return path
-}
 
 /** Writes one to a new file. */
 export async function writeDenseImage(path: string, sizeBytes: number, seed: string = SEED): Promise<void> {

@@ -7,7 +7,8 @@ import { pipeline } from 'node:stream/promises'
 import { STAGES, type Stage, type StagePaths } from '../guest/capture.ts'
 import { captureSnapshots } from '../guest/snapshots.ts'
 import type { Bench } from '../harness.ts'
-import { cachedDenseImage, writeDenseImage } from './dense.ts'
+import { writeDenseImage } from './dense.ts'
+import { cachedDenseGuest } from './dense-guest.ts'
 
 const DENSE_BYTES = 2 ** 30
 const SMOKE_BYTES = 4 * 2 ** 20
@@ -30,14 +31,15 @@ export async function stageInputs({ smoke, dir, signal, note }: Bench): Promise<
 }
 
 /** The dense image, made once per user. */
-export async function denseInput({ smoke, dir, note }: Bench): Promise<string> {
+export async function denseInput({ smoke, dir, signal, note }: Bench): Promise<string> {
   if (smoke) {
     const path = join(dir, 'dense.img')
     await writeDenseImage(path, SMOKE_BYTES)
     return path
   }
   note('making the dense image of 1 GiB, if that was not done before (10 s)')
-  const path = await cachedDenseImage(DENSE_BYTES)
+  const { fn } = await captureSnapshots({ dir, signal })
+  const path = await cachedDenseGuest(fn, DENSE_BYTES)
   await sha256Of(path)
   return path
 }

@@ -3,10 +3,10 @@
  * handles: it would let megabytes pile up, and then look through the whole heap for them (a fifth of a push's CPU, measured).
  */
 
-/** Node's pool of small buffers is 64 KiB at most: what is larger has a memory of its own. */
-const OWN_MEMORY_BYTES_MIN = 128 * 1024
+/** Node's pool of small buffers has 64 KiB: what is larger has a memory of its own. */
+const POOL_BYTES = 64 * 1024
 
 /** Gives back the memory behind a buffer that nobody will use any more; small ones, which may share theirs, are left to the collector. */
 export function discard({ buffer }: Uint8Array): void {
-  if (buffer instanceof ArrayBuffer && buffer.byteLength >= OWN_MEMORY_BYTES_MIN) buffer.transfer(0)
+  if (buffer instanceof ArrayBuffer && buffer.byteLength > POOL_BYTES) buffer.transfer(0)
 }
