@@ -8,7 +8,7 @@ import type { Worker } from 'node:worker_threads'
 import { ThawError } from '../errors.ts'
 import { Slab, type Slot } from './slab.ts'
 import type { Failure, Reply, Request, ResultOf, SealingKey, Task, WorkerOptions } from './tasks.ts'
-import { takeThread, threadCount } from './threads.ts'
+import { giveBack, takeThread, threadCount } from './threads.ts'
 
 const REQUESTS_PER_WORKER = 4
 /** Fewer than this: post more. */
@@ -23,6 +23,7 @@ interface Pending {
 interface Member {
   readonly worker: Worker
   readonly pending: Pending[]
+  readonly onMessage: (reply: Reply) => void
 }
 
 export interface PoolOptions {
@@ -36,6 +37,7 @@ export class SealPool implements AsyncDisposable {
   readonly #slab: Slab
   readonly #members: Member[]
   readonly #queue: Pending[] = []
+  readonly #onError = (error: unknown): void => this.#end(error)
   #ended: unknown
 
   constructor({ slots, sealing }: PoolOptions) {
@@ -47,16 +49,17 @@ export class SealPool implements AsyncDisposable {
   #enlist(options: WorkerOptions): Member {
     const worker = takeThread()
     worker.postMessage(options)
-    const member: Member = { worker, pending: [] }
-    worker.on('message', (reply: Reply) => {
-      const pending = member.pending.shift()
-      this.#feed(member)
-      if (pending === undefined) return
-      if ('result' in reply) pending.resolve(reply.result)
-      else pending.reject(errorOf(reply.failure))
-    })
-    worker.on('error', error => this.#end(error))
+    const member: Member = { worker, pending: [], onMessage: reply => this.#settle(member, reply) }
+    worker.on('message', member.onMessage).on('error', this.#onError)
     return member
+  }
+
+  #settle(member: Member, reply: Reply): void {
+    const pending = member.pending.shift()
+    this.#feed(member)
+    if (pending === undefined) return
+    if ('result' in reply) pending.resolve(reply.result)
+    else pending.reject(errorOf(reply.failure))
   }
 
   /** A slot to work in; the caller releases it. */
@@ -93,10 +96,17 @@ export class SealPool implements AsyncDisposable {
     for (const { reject } of waiting) reject(this.#ended)
   }
 
-  /** Rejects what is under way with CLOSED, and ends the threads. Idempotent. */
+  /** Rejects what is under way with CLOSED. Threads that have nothing to do are left to the next pool, the others are ended. Idempotent. */
   async close(): Promise<void> {
+    const free = new Set(this.#members.filter(({ pending }) => this.#ended === undefined && pending.length === 0))
     this.#end(new ThawError('CLOSED', 'closed while chunks were under way'))
-    await Promise.all(this.#members.map(({ worker }) => worker.terminate()))
+    const members = this.#members.splice(0)
+    await Promise.all(
+      members.map(member => {
+        member.worker.off('message', member.onMessage).off('error', this.#onError)
+        return free.has(member) ? giveBack(member.worker) : member.worker.terminate()
+      }),
+    )
   }
 
   [Symbol.asyncDispose](): Promise<void> {

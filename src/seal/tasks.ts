@@ -104,7 +104,7 @@ export interface Failure {
   readonly object: string | undefined
 }
 
-/** The first message to a worker; requests follow. */
+/** What a worker is told before the requests of a pool. */
 export interface WorkerOptions {
   readonly memory: SharedArrayBuffer
   readonly sealing: SealingKey | undefined

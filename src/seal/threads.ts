@@ -1,35 +1,56 @@
 /**
- * Starts the worker threads of pools. A thread takes 30 to 60 ms from its start to its first task, as long as the rest of the library takes to load: a command that knows
- * it will need them calls `warmUp` first and loads the rest meanwhile.
+ * The worker threads of pools. A thread takes 30 to 60 ms from its start to its first task, as long as the rest of the library takes to load: a command that knows
+ * it will need them calls `warmUp` first and loads the rest meanwhile; and a pool that ends leaves its threads to the next one. Idle ones do not keep the process
+ * alive; they hold 10 MB each and no secret.
  */
 import { availableParallelism } from 'node:os'
 import { Worker } from 'node:worker_threads'
+import type { WorkerOptions } from './tasks.ts'
 
 /** Beyond this the disk or the network is the limit, and each thread costs 10 MB. */
 const THREADS_MAX = 8
 /** Two payload buffers and zstd's window lie outside; with less the collector runs four times as often (measured: 13 full collections in a push of 150 MiB, with this 3). */
 const HEAP = { maxOldGenerationSizeMb: 64, maxYoungGenerationSizeMb: 2 } as const
 
-const started: Worker[] = []
+/** Options that make a thread forget those it had. */
+const NOTHING: WorkerOptions = { memory: new SharedArrayBuffer(0), sealing: undefined }
+
+const idle: Worker[] = []
 
 /** Threads of one pool: one a core. */
 export function threadCount(): number {
   return Math.min(availableParallelism(), THREADS_MAX)
 }
 
-/** Starts the threads of one pool in advance. They do not keep the process alive. */
+/** Starts the threads of one pool in advance. */
 export function warmUp(): void {
-  while (started.length < threadCount()) started.push(start())
+  while (idle.length < threadCount()) idle.push(start())
 }
 
-/** A thread that waits for its options as its first message; the caller ends it. */
+/** A thread that waits for its options as its next message; the caller gives it back or ends it. */
 export function takeThread(): Worker {
-  return started.pop() ?? start()
+  return idle.pop() ?? start()
+}
+
+/** Takes a thread that has nothing to do, for the next pool; ends it if there are enough. */
+export async function giveBack(worker: Worker): Promise<void> {
+  if (idle.length >= threadCount()) {
+    await worker.terminate()
+    return
+  }
+  worker.postMessage(NOTHING)
+  worker.unref()
+  idle.push(worker)
 }
 
 function start(): Worker {
   const file = new URL(import.meta.url.endsWith('.ts') ? './worker.ts' : './worker.js', import.meta.url)
   const worker = new Worker(file, { resourceLimits: HEAP })
+  // One that dies while nobody uses it is nobody's error.
+  worker.on('error', () => {
+    const at = idle.indexOf(worker)
+    if (at >= 0) idle.splice(at, 1)
+  })
   worker.unref()
   return worker
 }

@@ -31,15 +31,20 @@ const GMAC_IV = Buffer.alloc(12)
 
 assert(parentPort !== null)
 const port = parentPort
-port.once('message', ({ memory, sealing }: WorkerOptions) => {
-  port.on('message', (requests: readonly Request[]) => {
-    for (const { slot, task } of requests) port.postMessage(reply(Slab.view(memory, slot), task, sealing))
-  })
+let options: WorkerOptions | undefined
+port.on('message', (message: WorkerOptions | readonly Request[]) => {
+  if (!isRequests(message)) options = message
+  else for (const { slot, task } of message) port.postMessage(reply(slot, task))
 })
 
-function reply(bytes: Buffer, task: Task, sealing: SealingKey | undefined): Reply {
+function isRequests(message: WorkerOptions | readonly Request[]): message is readonly Request[] {
+  return Array.isArray(message)
+}
+
+function reply(slot: number, task: Task): Reply {
   try {
-    return { result: run(bytes, task, sealing) }
+    assert(options !== undefined)
+    return { result: run(Slab.view(options.memory, slot), task, options.sealing) }
   } catch (error) {
     return { failure: failureOf(error) }
   }
