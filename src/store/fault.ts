@@ -16,7 +16,7 @@ import { ThawError } from '../errors.ts'
 import type { CallOptions, GetOptions, ListedObject, ObjectHead, ObjectStore, PutOptions } from '../store.ts'
 import { type Clock, systemClock } from '../util/clock.ts'
 import { raceSignal } from '../util/deadline.ts'
-import { Lifetime } from './lifetime.ts'
+import { StoreWrapper } from './wrapper.ts'
 
 export type Fault =
   | { readonly kind: 'fail'; readonly when: 'before' | 'after'; readonly error?: Error | undefined }
@@ -68,33 +68,18 @@ export function randomFaults(seed: number, rate: number, faults: readonly Fault[
   return () => (random() < rate ? faults[Math.floor(random() * faults.length)] : undefined)
 }
 
-class FaultyStore implements FaultStore {
-  readonly #inner: ObjectStore
+class FaultyStore extends StoreWrapper implements FaultStore {
   readonly #plan: FaultPlan
   readonly #random: () => number
   readonly #clock: Clock
-  readonly #life: Lifetime
   #callCount = 0
   #faultCount = 0
 
   constructor(inner: ObjectStore, { plan, seed = 1, clock = systemClock }: FaultOptions) {
-    this.#inner = inner
+    super(inner)
     this.#plan = plan
     this.#random = randomFrom(seed)
     this.#clock = clock
-    this.#life = new Lifetime(inner.url)
-  }
-
-  get url(): string {
-    return this.#inner.url
-  }
-
-  get headGivesSha256(): boolean {
-    return this.#inner.headGivesSha256
-  }
-
-  get concurrency(): number {
-    return this.#inner.concurrency
   }
 
   get callCount(): number {
@@ -107,55 +92,45 @@ class FaultyStore implements FaultStore {
 
   get(key: string, options: GetOptions): Promise<Uint8Array> {
     return this.#call('get', key, options, async damage => {
-      const body = await this.#inner.get(key, options)
+      const body = await this.inner.get(key, options)
       return body.subarray(0, damage(body))
     })
   }
 
   getInto(key: string, target: Uint8Array, options: CallOptions = {}): Promise<number> {
-    return this.#call('getInto', key, options, async damage => damage(target.subarray(0, await this.#inner.getInto(key, target, options))))
+    return this.#call('getInto', key, options, async damage => damage(target.subarray(0, await this.inner.getInto(key, target, options))))
   }
 
   head(key: string, options: CallOptions = {}): Promise<ObjectHead | undefined> {
-    return this.#call('head', key, options, () => this.#inner.head(key, options))
+    return this.#call('head', key, options, () => this.inner.head(key, options))
   }
 
   put(key: string, body: Uint8Array, options: PutOptions = {}): Promise<void> {
-    return this.#call('put', key, options, () => this.#inner.put(key, body, options))
+    return this.#call('put', key, options, () => this.inner.put(key, body, options))
   }
 
   putIfAbsent(key: string, body: Uint8Array, options: CallOptions = {}): Promise<boolean> {
-    return this.#call('putIfAbsent', key, options, () => this.#inner.putIfAbsent(key, body, options))
+    return this.#call('putIfAbsent', key, options, () => this.inner.putIfAbsent(key, body, options))
   }
 
   delete(key: string, options: CallOptions = {}): Promise<void> {
-    return this.#call('delete', key, options, () => this.#inner.delete(key, options))
+    return this.#call('delete', key, options, () => this.inner.delete(key, options))
   }
 
   list(prefix: string, options: CallOptions = {}): AsyncIterable<ListedObject> {
-    return this.#list('list', prefix, options, () => this.#inner.list(prefix, options))
+    return this.#list('list', prefix, options, () => this.inner.list(prefix, options))
   }
 
   listFolders(prefix: string, options: CallOptions = {}): AsyncIterable<string> {
-    return this.#list('listFolders', prefix, options, () => this.#inner.listFolders(prefix, options))
+    return this.#list('listFolders', prefix, options, () => this.inner.listFolders(prefix, options))
   }
 
   sync(options: CallOptions = {}): Promise<void> {
-    return this.#call('sync', '', options, () => this.#inner.sync(options))
-  }
-
-  async close(): Promise<void> {
-    const ended = this.#life.close()
-    await this.#inner.close()
-    await ended
-  }
-
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.close()
+    return this.#call('sync', '', options, () => this.inner.sync(options))
   }
 
   #call<T>(method: StoreMethod, key: string, { signal }: CallOptions, call: (damage: Damage) => Promise<T>): Promise<T> {
-    return this.#life.run(signal, async () => {
+    return this.life.run(signal, async () => {
       const fault = this.#next(method, key)
       await this.#before(fault, method, signal)
       const result = await call(body => this.#damage(fault, body))
@@ -165,12 +140,12 @@ class FaultyStore implements FaultStore {
   }
 
   async *#list<T>(method: StoreMethod, key: string, { signal }: CallOptions, list: () => AsyncIterable<T>): AsyncGenerator<T> {
-    this.#life.check(signal)
+    this.life.check(signal)
     const fault = this.#next(method, key)
     await this.#before(fault, method, signal)
     for await (const item of list()) {
       yield item
-      this.#life.check(signal)
+      this.life.check(signal)
       if (fault?.kind === 'fail') break
     }
     if (fault?.kind === 'fail') throw errorOf(fault, method)
@@ -187,8 +162,8 @@ class FaultyStore implements FaultStore {
     if (damages && method !== 'get' && method !== 'getInto') throw errorOf(fault, method)
     if (fault?.kind === 'fail' && fault.when === 'before') throw errorOf(fault, method)
     if (fault?.kind === 'delay') await this.#clock.sleep(fault.delayMs, signal)
-    if (fault?.kind === 'hang') await raceSignal(raceSignal(new Promise<never>(() => undefined), this.#life.signal), signal)
-    this.#life.check(signal)
+    if (fault?.kind === 'hang') await raceSignal(raceSignal(new Promise<never>(() => undefined), this.life.signal), signal)
+    this.life.check(signal)
   }
 
   /** Damages a body in place and returns its new length. */

@@ -6,8 +6,8 @@
  * consumer may call the store meanwhile.
  */
 import type { CallOptions, GetOptions, ListedObject, ObjectHead, ObjectStore, PutOptions } from '../store.ts'
-import { Lifetime } from './lifetime.ts'
 import { Turnstile } from './turnstile.ts'
+import { StoreWrapper } from './wrapper.ts'
 
 const WAITING_MAX = 65_536
 
@@ -25,78 +25,53 @@ export function limitStore(inner: ObjectStore, options: LimitOptions = {}): Obje
   return new LimitStore(inner, options)
 }
 
-class LimitStore implements ObjectStore {
-  readonly #inner: ObjectStore
+class LimitStore extends StoreWrapper implements ObjectStore {
   readonly #turnstile: Turnstile
-  readonly #life: Lifetime
 
   constructor(inner: ObjectStore, { callsMax = inner.concurrency, bytesMax = 256 * 2 ** 20, waitingMax = WAITING_MAX }: LimitOptions) {
-    this.#inner = inner
+    super(inner)
     this.#turnstile = new Turnstile({ countMax: callsMax, weightMax: bytesMax, waitingMax })
-    this.#life = new Lifetime(inner.url)
-  }
-
-  get url(): string {
-    return this.#inner.url
-  }
-
-  get headGivesSha256(): boolean {
-    return this.#inner.headGivesSha256
-  }
-
-  get concurrency(): number {
-    return this.#inner.concurrency
   }
 
   get(key: string, options: GetOptions): Promise<Uint8Array> {
-    return this.#inTurn(options.sizeMax, options, () => this.#inner.get(key, options))
+    return this.#inTurn(options.sizeMax, options, () => this.inner.get(key, options))
   }
 
   getInto(key: string, target: Uint8Array, options: CallOptions = {}): Promise<number> {
-    return this.#inTurn(target.length, options, () => this.#inner.getInto(key, target, options))
+    return this.#inTurn(target.length, options, () => this.inner.getInto(key, target, options))
   }
 
   head(key: string, options: CallOptions = {}): Promise<ObjectHead | undefined> {
-    return this.#inTurn(0, options, () => this.#inner.head(key, options))
+    return this.#inTurn(0, options, () => this.inner.head(key, options))
   }
 
   put(key: string, body: Uint8Array, options: PutOptions = {}): Promise<void> {
-    return this.#inTurn(body.length, options, () => this.#inner.put(key, body, options))
+    return this.#inTurn(body.length, options, () => this.inner.put(key, body, options))
   }
 
   putIfAbsent(key: string, body: Uint8Array, options: CallOptions = {}): Promise<boolean> {
-    return this.#inTurn(body.length, options, () => this.#inner.putIfAbsent(key, body, options))
+    return this.#inTurn(body.length, options, () => this.inner.putIfAbsent(key, body, options))
   }
 
   delete(key: string, options: CallOptions = {}): Promise<void> {
-    return this.#inTurn(0, options, () => this.#inner.delete(key, options))
+    return this.#inTurn(0, options, () => this.inner.delete(key, options))
   }
 
   list(prefix: string, options: CallOptions = {}): AsyncIterable<ListedObject> {
-    return this.#stepByStep(options, () => this.#inner.list(prefix, options))
+    return this.#stepByStep(options, () => this.inner.list(prefix, options))
   }
 
   listFolders(prefix: string, options: CallOptions = {}): AsyncIterable<string> {
-    return this.#stepByStep(options, () => this.#inner.listFolders(prefix, options))
+    return this.#stepByStep(options, () => this.inner.listFolders(prefix, options))
   }
 
   sync(options: CallOptions = {}): Promise<void> {
-    return this.#inTurn(0, options, () => this.#inner.sync(options))
-  }
-
-  async close(): Promise<void> {
-    const ended = this.#life.close()
-    await this.#inner.close()
-    await ended
-  }
-
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.close()
+    return this.#inTurn(0, options, () => this.inner.sync(options))
   }
 
   #inTurn<T>(bytes: number, { signal }: CallOptions, call: () => Promise<T>): Promise<T> {
-    return this.#life.run(signal, async () => {
-      await this.#turnstile.enter(bytes, signal, this.#life.signal)
+    return this.life.run(signal, async () => {
+      await this.#turnstile.enter(bytes, signal, this.life.signal)
       try {
         return await call()
       } finally {

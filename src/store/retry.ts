@@ -9,8 +9,8 @@ import { isThawError } from '../errors.ts'
 import type { CallOptions, GetOptions, ListedObject, ObjectHead, ObjectStore, PutOptions } from '../store.ts'
 import { type Clock, systemClock } from '../util/clock.ts'
 import { raceSignal } from '../util/deadline.ts'
-import { Lifetime } from './lifetime.ts'
 import { compareKeys } from './object-key.ts'
+import { StoreWrapper } from './wrapper.ts'
 
 export interface RetryOptions {
   /** Tries of one call, the first included; default 6. A listing counts anew whenever it got on. */
@@ -27,63 +27,48 @@ export function retryStore(inner: ObjectStore, options: RetryOptions = {}): Obje
   return new RetryStore(inner, options)
 }
 
-class RetryStore implements ObjectStore {
-  readonly #inner: ObjectStore
+class RetryStore extends StoreWrapper implements ObjectStore {
   readonly #attemptsMax: number
   readonly #waitFirstMs: number
   readonly #waitMaxMs: number
   readonly #clock: Clock
-  readonly #life: Lifetime
 
   constructor(inner: ObjectStore, { attemptsMax = 6, waitFirstMs = 100, waitMaxMs = 5_000, clock = systemClock }: RetryOptions) {
-    this.#inner = inner
+    super(inner)
     this.#attemptsMax = attemptsMax
     this.#waitFirstMs = waitFirstMs
     this.#waitMaxMs = waitMaxMs
     this.#clock = clock
-    this.#life = new Lifetime(inner.url)
-  }
-
-  get url(): string {
-    return this.#inner.url
-  }
-
-  get headGivesSha256(): boolean {
-    return this.#inner.headGivesSha256
-  }
-
-  get concurrency(): number {
-    return this.#inner.concurrency
   }
 
   get(key: string, options: GetOptions): Promise<Uint8Array> {
-    return this.#retry(options, () => this.#inner.get(key, options))
+    return this.#retry(options, () => this.inner.get(key, options))
   }
 
   getInto(key: string, target: Uint8Array, options: CallOptions = {}): Promise<number> {
-    return this.#retry(options, () => this.#inner.getInto(key, target, options))
+    return this.#retry(options, () => this.inner.getInto(key, target, options))
   }
 
   head(key: string, options: CallOptions = {}): Promise<ObjectHead | undefined> {
-    return this.#retry(options, () => this.#inner.head(key, options))
+    return this.#retry(options, () => this.inner.head(key, options))
   }
 
   put(key: string, body: Uint8Array, options: PutOptions = {}): Promise<void> {
-    return this.#retry(options, () => this.#inner.put(key, body, options))
+    return this.#retry(options, () => this.inner.put(key, body, options))
   }
 
   putIfAbsent(key: string, body: Uint8Array, options: CallOptions = {}): Promise<boolean> {
-    return this.#retry(options, () => this.#inner.putIfAbsent(key, body, options))
+    return this.#retry(options, () => this.inner.putIfAbsent(key, body, options))
   }
 
   delete(key: string, options: CallOptions = {}): Promise<void> {
-    return this.#retry(options, () => this.#inner.delete(key, options))
+    return this.#retry(options, () => this.inner.delete(key, options))
   }
 
   list(prefix: string, options: CallOptions = {}): AsyncIterable<ListedObject> {
     return this.#relist(
       options,
-      () => this.#inner.list(prefix, options),
+      () => this.inner.list(prefix, options),
       item => item.key,
     )
   }
@@ -91,27 +76,17 @@ class RetryStore implements ObjectStore {
   listFolders(prefix: string, options: CallOptions = {}): AsyncIterable<string> {
     return this.#relist(
       options,
-      () => this.#inner.listFolders(prefix, options),
+      () => this.inner.listFolders(prefix, options),
       name => `${name}/`,
     )
   }
 
   sync(options: CallOptions = {}): Promise<void> {
-    return this.#retry(options, () => this.#inner.sync(options))
-  }
-
-  async close(): Promise<void> {
-    const ended = this.#life.close()
-    await this.#inner.close()
-    await ended
-  }
-
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.close()
+    return this.#retry(options, () => this.inner.sync(options))
   }
 
   #retry<T>({ signal }: CallOptions, call: () => Promise<T>): Promise<T> {
-    return this.#life.run(signal, async () => {
+    return this.life.run(signal, async () => {
       for (let attempt = 1; ; attempt++) {
         try {
           return await call()
@@ -143,10 +118,10 @@ class RetryStore implements ObjectStore {
 
   /** Waits before the next try, or throws the error if there is none. */
   async #waitAfter(error: unknown, attempt: number, signal: AbortSignal | undefined): Promise<void> {
-    this.#life.check(signal)
+    this.life.check(signal)
     if (!isThawError(error, 'UNAVAILABLE') || attempt >= this.#attemptsMax) throw error
     const boundMs = Math.min(this.#waitMaxMs, this.#waitFirstMs * 2 ** (attempt - 1))
-    await raceSignal(this.#clock.sleep(this.#clock.random() * boundMs, signal), this.#life.signal)
-    this.#life.check(signal)
+    await raceSignal(this.#clock.sleep(this.#clock.random() * boundMs, signal), this.life.signal)
+    this.life.check(signal)
   }
 }
