@@ -81,8 +81,8 @@ async function pushAll(store: SnapshotStore, snapshots: Snapshots, signal: Abort
   const pushed: PushResult[] = []
   for (const stage of STAGES) {
     const images = {
-      memory: { from: snapshots[stage] },
-      ...(snapshots.states && { state: { from: snapshots.states[stage] } }),
+      memory: { path: snapshots[stage] },
+      ...(snapshots.states && { state: { path: snapshots.states[stage] } }),
     }
     pushed.push(await store.push({ ...SNAPSHOT_OF[stage], parent: pushed.at(-1)?.id, images }, { signal }))
   }

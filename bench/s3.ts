@@ -152,7 +152,7 @@ function openAt(course: Course, prefix: string): Promise<SnapshotStore> {
 
 async function push(course: Course, prefix: string): Promise<void> {
   await using store = await openAt(course, prefix)
-  await store.push({ layer: 'function', tag: TAG, images: { [IMAGE]: { from: course.image } } }, { signal: course.signal })
+  await store.push({ layer: 'function', tag: TAG, images: { [IMAGE]: { path: course.image } } }, { signal: course.signal })
 }
 
 await runBench('s3', s3)

@@ -26,13 +26,17 @@ import { OPENED_CHUNKS_MAX, Reader, type StoredSnapshot } from './reader.ts'
 import { SealPool } from './seal/pool.ts'
 import type { ObjectStore } from './store.ts'
 
-/** One image to push. */
-export interface ImageSource {
-  /** Default: `memory` for an image of that name, `blob` for `state`, else `disk`. */
-  readonly kind?: ImageKind
-  /** A file's path (holes are not read; a pipe or device is read to its end), or the bytes themselves in order. */
-  readonly from: string | AsyncIterable<Uint8Array>
-}
+/** One image to push. The kind is by default `memory` for an image of that name, `blob` for `state`, else `disk`. */
+export type ImageSource = { readonly kind?: ImageKind | undefined } & (
+  | {
+      /** A file: its holes are not read. A pipe or device is read to its end. */
+      readonly path: string
+    }
+  | {
+      /** The bytes themselves, in order and in pieces of any size; each piece may be reused when the next is asked for. */
+      readonly stream: AsyncIterable<Uint8Array>
+    }
+)
 
 export interface PushSpec {
   readonly layer: Layer
@@ -169,7 +173,7 @@ class Push {
       for (const source of byName.values()) await source[Symbol.asyncDispose]()
     }
     try {
-      for (const [name, { from }] of Object.entries(this.#spec.images)) byName.set(name, await openSource(name, from))
+      for (const [name, source] of Object.entries(this.#spec.images)) byName.set(name, await openSource(name, source))
     } catch (error) {
       await close()
       throw error

@@ -109,7 +109,7 @@ async function pushAndRead(step: Step, parent: string | undefined, images: Reado
   const { layer, tenant, label } = step
   const tag = `push/${++pushes}`
   const inherit = step.inherit && parent !== undefined
-  const pushed = [...step.images.keys()].map(name => [name, { from: pieces(images.get(name)!) }] as const)
+  const pushed = [...step.images.keys()].map(name => [name, { stream: pieces(images.get(name)!) }] as const)
   const spec = { layer, tenant, parent, tag, inherit, labels: { label }, images: Object.fromEntries(pushed) }
   const { id } = await small.store.push(spec)
   const entry = await second.readTag(reader.files, reader.list, small.store.id, tenant ?? null, tag, keys.publicKeys)

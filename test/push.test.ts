@@ -1,3 +1,4 @@
+import { hash } from 'node:crypto'
 import { appendFile, chmod, mkdir, open, readdir, readFile, stat, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import fc from 'fast-check'
@@ -15,7 +16,7 @@ function pushBytes(
   image: Uint8Array,
   rest: Partial<PushSpec> & { parent?: string } = {},
 ): Promise<PushResult> {
-  return small.store.push({ layer, images: { memory: { from: pieces(image) } }, ...rest })
+  return small.store.push({ layer, images: { memory: { stream: pieces(image) } }, ...rest })
 }
 
 async function contents(small: SmallStore, ref: string, name = 'memory'): Promise<Buffer> {
@@ -32,7 +33,7 @@ describe('any image', () => {
       const image = IMAGE.subarray(0, size)
       const path = join(small.dir, 'image')
       await writeFile(path, image)
-      const { id, images } = await small.store.push({ layer: 'os', images: { file: { from: path }, stream: { from: pieces(image) } } })
+      const { id, images } = await small.store.push({ layer: 'os', images: { file: { path: path }, stream: { stream: pieces(image) } } })
       expect(images.map(({ sizeBytes }) => sizeBytes)).toEqual([size, size])
       for (const name of ['file', 'stream']) expect(Buffer.compare(await contents(small, id, name), image)).toBe(0)
     },
@@ -45,7 +46,7 @@ describe('any image', () => {
     await file.truncate(5 * 2 ** 30 + 123)
     await file.write(IMAGE.subarray(0, 9 * PAGE_BYTES), 0, undefined, 3 * 2 ** 30)
     await file.close()
-    const { id, counts } = await small.store.push({ layer: 'os', images: { memory: { from: path } } })
+    const { id, counts } = await small.store.push({ layer: 'os', images: { memory: { path: path } } })
     expect(counts.ownBytes).toBeLessThanOrEqual(9 * PAGE_BYTES)
     await using snapshot = await small.store.open(id)
     const pulled = await snapshot.pull(join(small.dir, 'out'))
@@ -89,20 +90,20 @@ describe('layers', () => {
   it('let images grow, shrink, come, go and be inherited', async () => {
     await using small = await smallStore()
     const { store } = small
-    const os = await store.push({ layer: 'os', images: { memory: { from: pieces(IMAGE) }, rootfs: { from: pieces(IMAGE) } } })
+    const os = await store.push({ layer: 'os', images: { memory: { stream: pieces(IMAGE) }, rootfs: { stream: pieces(IMAGE) } } })
     const grown = Buffer.concat([IMAGE, randomImage(200), Buffer.alloc(5, 1)])
     const shrunk = IMAGE.subarray(0, 10 * PAGE_BYTES + 17)
     const child = await store.push({
       layer: 'os',
       parent: os.id,
-      images: { memory: { from: pieces(grown) }, rootfs: { from: pieces(shrunk) } },
+      images: { memory: { stream: pieces(grown) }, rootfs: { stream: pieces(shrunk) } },
     })
     expect(Buffer.compare(await contents(small, child.id), grown)).toBe(0)
     expect(Buffer.compare(await contents(small, child.id, 'rootfs'), shrunk)).toBe(0)
-    const heir = await store.push({ layer: 'runtime', parent: child.id, inherit: true, images: { state: { from: pieces(shrunk) } } })
+    const heir = await store.push({ layer: 'runtime', parent: child.id, inherit: true, images: { state: { stream: pieces(shrunk) } } })
     expect(heir.images.map(({ name }) => name).sort()).toEqual(['memory', 'rootfs', 'state'])
     expect(Buffer.compare(await contents(small, heir.id), grown)).toBe(0)
-    const alone = await store.push({ layer: 'runtime', parent: child.id, images: { state: { from: pieces(shrunk) } } })
+    const alone = await store.push({ layer: 'runtime', parent: child.id, images: { state: { stream: pieces(shrunk) } } })
     expect(alone.images.map(({ name }) => name)).toEqual(['state'])
   })
 
@@ -171,18 +172,18 @@ describe('layers', () => {
 describe('a push is refused', () => {
   it.each<[string, Partial<PushSpec> & { parent?: string; tag?: string }, string]>([
     ['for an unknown layer', { layer: 'kernel' as PushSpec['layer'] }, 'RangeError'],
-    ['for a name with ..', { images: { '../x': { from: pieces(IMAGE) } } }, 'RangeError'],
-    ['for a name with a newline', { images: { 'a\nb': { from: pieces(IMAGE) } } }, 'RangeError'],
+    ['for a name with ..', { images: { '../x': { stream: pieces(IMAGE) } } }, 'RangeError'],
+    ['for a name with a newline', { images: { 'a\nb': { stream: pieces(IMAGE) } } }, 'RangeError'],
     ['without an image', { images: {} }, 'RangeError'],
     ['for a label with control characters', { labels: { a: '\u0007' } }, 'RangeError'],
     ['for inherit without a parent', { inherit: true }, 'RangeError'],
     ['for a parent that does not exist', { parent: 'ab'.repeat(32) }, 'NOT_FOUND'],
     ['for a parent tag that does not exist', { parent: 'nothing:1' }, 'NOT_FOUND'],
     ['for an unknown tenant', { layer: 'function', tenant: 'nobody' }, 'WRONG_KEY'],
-    ['for a file that does not exist', { images: { memory: { from: '/nonexistent/file' } } }, 'NOT_FOUND'],
+    ['for a file that does not exist', { images: { memory: { path: '/nonexistent/file' } } }, 'NOT_FOUND'],
   ])('%s', async (_, spec, code) => {
     await using small = await smallStore()
-    expect(await codeOfAsync(() => small.store.push({ layer: 'os', images: { memory: { from: pieces(IMAGE) } }, ...spec }))).toBe(code)
+    expect(await codeOfAsync(() => small.store.push({ layer: 'os', images: { memory: { stream: pieces(IMAGE) } }, ...spec }))).toBe(code)
     expect(await manifests(small)).toEqual([])
   })
 
@@ -190,7 +191,7 @@ describe('a push is refused', () => {
     await using small = await smallStore()
     const path = join(small.dir, 'folder')
     await mkdir(path)
-    expect(await codeOfAsync(() => small.store.push({ layer: 'os', images: { memory: { from: path } } }))).toBe('RangeError')
+    expect(await codeOfAsync(() => small.store.push({ layer: 'os', images: { memory: { path: path } } }))).toBe('RangeError')
   })
 
   it('for a parent of a higher layer, or of another tenant', async () => {
@@ -211,7 +212,7 @@ describe('a push is refused', () => {
     for (const [how, act] of Object.entries(change)) {
       const path = join(small.dir, `image that ${how}`)
       await writeFile(path, IMAGE)
-      const spec: PushSpec = { layer: 'os', images: { memory: { from: path }, slow: { from: changing(act, path) } } }
+      const spec: PushSpec = { layer: 'os', images: { memory: { path: path }, slow: { stream: changing(act, path) } } }
       expect(
         await codeOfAsync(() => small.store.push({ ...spec, images: { slow: spec.images.slow!, memory: spec.images.memory! } })),
         how,
@@ -229,7 +230,7 @@ describe('a push is refused', () => {
         yield randomImage(100)
       }
     }
-    const push = small.store.push({ layer: 'os', images: { memory: { from: endless() } } }, { signal: controller.signal })
+    const push = small.store.push({ layer: 'os', images: { memory: { stream: endless() } } }, { signal: controller.signal })
     await expect(push).rejects.toThrow('enough')
     expect(await manifests(small)).toEqual([])
     expect((await pushBytes(small, 'os', IMAGE)).id).toMatch(/^[0-9a-f]{64}$/)
@@ -241,7 +242,7 @@ describe('a push is refused', () => {
     expect(await codeOfAsync(() => openStore(small.url, { keyring: other.keyring }))).toBe('WRONG_KEY')
     const worker = await small.keyring.exportKeyring(join(small.dir, 'worker.keys'), 'worker')
     await using store = await openStore(small.url, { keyring: worker })
-    expect(await codeOfAsync(() => store.push({ layer: 'os', images: { memory: { from: pieces(IMAGE) } } }))).toBe('WRONG_KEY')
+    expect(await codeOfAsync(() => store.push({ layer: 'os', images: { memory: { stream: pieces(IMAGE) } } }))).toBe('WRONG_KEY')
     const { id } = await pushBytes(small, 'os', IMAGE)
     await using snapshot = await store.open(id)
     expect(Buffer.compare(await snapshot.image('memory').read(0, IMAGE.length), IMAGE)).toBe(0)
@@ -293,13 +294,13 @@ async function manifests(small: SmallStore): Promise<string[]> {
 
 it('reads files that have content but no length, as in /proc', async () => {
   await using small = await smallStore()
-  const { id } = await small.store.push({ layer: 'os', images: { version: { from: '/proc/version' } } })
+  const { id } = await small.store.push({ layer: 'os', images: { version: { path: '/proc/version' } } })
   expect((await contents(small, id, 'version')).equals(await readFile('/proc/version'))).toBe(true)
 })
 
 it('does not pull over a folder, and leaves everything as it was', async () => {
   await using small = await smallStore()
-  const { id } = await small.store.push({ layer: 'os', images: { a: { from: pieces(IMAGE) }, b: { from: pieces(IMAGE) } } })
+  const { id } = await small.store.push({ layer: 'os', images: { a: { stream: pieces(IMAGE) }, b: { stream: pieces(IMAGE) } } })
   const out = join(small.dir, 'out')
   await mkdir(join(out, 'b'), { recursive: true })
   await writeFile(join(out, 'a'), 'old')
@@ -319,4 +320,20 @@ it('lists the good snapshots beside a damaged one', async () => {
   const told: string[] = []
   for await (const { id } of small.store.list({ onBad: ({ id }) => told.push(id) })) listed.push(id)
   expect({ listed, told }).toEqual({ listed: [good.id], told: [bad.id] })
+})
+
+it('tells a publisher with another zstd that it shares nothing, or refuses it', async () => {
+  await using small = await smallStore()
+  const { root } = await pushBytes(small, 'os', IMAGE)
+  const path = join(small.url, 'roots', root, 'root.json')
+  const { sha256, ...members } = JSON.parse(await readFile(path, 'utf8'))
+  expect(sha256).toMatch(/^[0-9a-f]{64}$/)
+  members.profile.zstd = '0.0.1'
+  const body = JSON.stringify(members)
+  await writeFile(path, `${body.slice(0, -1)},"sha256":"${hash('sha256', body)}"}\n`)
+  await using warned = await openStore(small.url, { keyring: small.keyring })
+  const { warnings } = await warned.push({ layer: 'os', images: { memory: { stream: pieces(IMAGE) } } })
+  expect(warnings).toHaveLength(1)
+  await using strict = await openStore(small.url, { keyring: small.keyring, requireProfile: true })
+  expect(await codeOfAsync(() => strict.push({ layer: 'os', images: { memory: { stream: pieces(IMAGE) } } }))).toBe('UNSUPPORTED')
 })

@@ -257,7 +257,7 @@ describe('the store', () => {
     const { id, layer } = expected.snapshots[0]!
     await using parent = await store.open(id)
     const image = parent.image('memory')
-    const images = { memory: { from: pieces(Buffer.from(await image.read(0, image.sizeBytes))) } }
+    const images = { memory: { stream: pieces(Buffer.from(await image.read(0, image.sizeBytes))) } }
     const { counts } = await store.push({ layer: layer as 'os', parent: id, inherit: true, images })
     expect(counts).toMatchObject({ ownBytes: 0, storedChunks: 0, foundChunks: 0, doneBytes: image.sizeBytes })
     expect(counts.inheritedBytes).toBeGreaterThan(0)

@@ -71,8 +71,7 @@ function imagesOf(imageArguments: readonly string[], signal: AbortSignal): Recor
   if (parsed.filter(({ file }) => file === STANDARD_INPUT).length > 1)
     throw new UsageError('only one image can be read from standard input')
   const sources = parsed.map(({ name, kind, file }): [string, ImageSource] => {
-    const from = file === STANDARD_INPUT ? standardInput(signal) : file
-    return [name, { from, ...(kind !== undefined && { kind }) }]
+    return [name, { kind, ...(file === STANDARD_INPUT ? { stream: standardInput(signal) } : { path: file }) }]
   })
   return unique(sources, 'image')
 }

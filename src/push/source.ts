@@ -28,18 +28,22 @@ export interface Source extends AsyncDisposable {
 }
 
 /** @throws NOT_FOUND, DENIED; RangeError if it is a folder or too large. */
-export async function openSource(name: string, from: string | AsyncIterable<Uint8Array>): Promise<Source> {
-  if (typeof from !== 'string') return new StreamSource(name, from)
-  const handle = await open(from, 'r').catch(error => {
-    throw fromErrno(error, `cannot read image ${name}`, from)
+export async function openSource(
+  name: string,
+  from: { readonly path: string } | { readonly stream: AsyncIterable<Uint8Array> },
+): Promise<Source> {
+  if ('stream' in from) return new StreamSource(name, from.stream)
+  const { path } = from
+  const handle = await open(path, 'r').catch(error => {
+    throw fromErrno(error, `cannot read image ${name}`, path)
   })
   try {
     const stats = await handle.stat()
-    if (stats.isDirectory()) throw new RangeError(`image ${name}: ${from} is a folder`)
+    if (stats.isDirectory()) throw new RangeError(`image ${name}: ${path} is a folder`)
     // Files of /proc and /sys have no length, and content.
     if (!stats.isFile() || stats.size === 0) return new StreamSource(name, createReadStream('', { fd: handle, highWaterMark: RANGE_BYTES }))
     checkSize(name, stats.size)
-    return new FileSource(name, from, handle, stats, await dataBlocks(handle.fd, stats, RANGE_BYTES))
+    return new FileSource(name, path, handle, stats, await dataBlocks(handle.fd, stats, RANGE_BYTES))
   } catch (error) {
     await handle.close()
     throw error

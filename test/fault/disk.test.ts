@@ -35,7 +35,7 @@ beforeEach(async () => {
 afterEach(() => rm(dir, { recursive: true, force: true }))
 
 function push(store: SnapshotStore, image: Uint8Array, tag?: string): Promise<PushResult> {
-  return store.push({ layer: 'os', images: { memory: { from: pieces(image) } }, tag })
+  return store.push({ layer: 'os', images: { memory: { stream: pieces(image) } }, tag })
 }
 
 /** Pushes by an opened store of its own, and gives the code if it fails. */
@@ -134,7 +134,7 @@ describe('a push', () => {
     await chmod(dir, 0o755)
     await chmod(path, 0o000)
     await asNobody(async () => {
-      await expect(store.push({ layer: 'os', images: { memory: { from: path } } })).rejects.toMatchObject({ code: 'DENIED', object: path })
+      await expect(store.push({ layer: 'os', images: { memory: { path: path } } })).rejects.toMatchObject({ code: 'DENIED', object: path })
     })
     expect(await published()).toEqual([])
   })
@@ -144,7 +144,7 @@ describe('a push', () => {
     // The loopback device has no speed: the kernel says EINVAL to whoever reads it, as a bad disk would say EIO.
     const unreadable = '/sys/class/net/lo/speed'
     await using store = await openStore(url, { keyring })
-    expect(await codeOfAsync(() => store.push({ layer: 'os', images: { memory: { from: unreadable } } }))).toBe('UNAVAILABLE')
+    expect(await codeOfAsync(() => store.push({ layer: 'os', images: { memory: { path: unreadable } } }))).toBe('UNAVAILABLE')
     expect(await published()).toEqual([])
   })
 })

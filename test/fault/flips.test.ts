@@ -56,7 +56,7 @@ beforeAll(async () => {
 afterAll(() => memory[Symbol.asyncDispose]())
 
 async function store(tag: string, spec: Omit<StorePushSpec, 'images'>, images: Readonly<Record<string, Buffer>>): Promise<Stored> {
-  const sources = Object.fromEntries(Object.entries(images).map(([name, bytes]) => [name, { from: pieces(bytes) }]))
+  const sources = Object.fromEntries(Object.entries(images).map(([name, bytes]) => [name, { stream: pieces(bytes) }]))
   await memory.store.push({ ...spec, images: sources, tag: tag.split('//').at(-1) })
   const reads = new Set<string>()
   const watched = patchedStore(objects, {

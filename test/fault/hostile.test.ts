@@ -189,7 +189,7 @@ describe('a valid object in the place of another', () => {
   })
 
   function push(image: Uint8Array): Promise<PushResult> {
-    return memory.store.push({ layer: 'os', images: { memory: { from: pieces(image) } } })
+    return memory.store.push({ layer: 'os', images: { memory: { stream: pieces(image) } } })
   }
 
   /** What a fresh reader of `ref` meets while `key` holds the object of another key, or other bytes, or none. */
@@ -239,7 +239,7 @@ describe('a valid object in the place of another', () => {
   it('a tag entry, of another name, tenant, number or store: CORRUPT', async () => {
     const entry = tagKey(tagOf('a'), 1)
     const stranger = await storeOf(memory.keyring)
-    const { id } = await stranger.store.push({ layer: 'os', images: { memory: { from: pieces(PAGES) } } })
+    const { id } = await stranger.store.push({ layer: 'os', images: { memory: { stream: pieces(PAGES) } } })
     await stranger.store.tag(id, tagOf('a'))
     const places: [string, string, string | Uint8Array][] = [
       ['a', entry, tagKey(tagOf('b'), 1)],
@@ -275,7 +275,7 @@ describe('two at once', () => {
     await using other = await openStore(small.url, { keyring: small.keyring })
     const ids: string[] = []
     for (const byte of [1, 2, 3]) {
-      const pushed = await small.store.push({ layer: 'os', images: { memory: { from: pieces(Buffer.alloc(5_000, byte)) } } })
+      const pushed = await small.store.push({ layer: 'os', images: { memory: { stream: pieces(Buffer.alloc(5_000, byte)) } } })
       ids.push(pushed.id)
     }
     const tag = tagOf('python:3.11')
@@ -296,7 +296,7 @@ describe('two at once', () => {
   it('make a tag: one wins, the other is told', async () => {
     await using small = await smallStore()
     await using other = await openStore(small.url, { keyring: small.keyring })
-    const { id } = await small.store.push({ layer: 'os', images: { memory: { from: pieces(PAGES) } } })
+    const { id } = await small.store.push({ layer: 'os', images: { memory: { stream: pieces(PAGES) } } })
     for (let round = 0; round < 10; round++) {
       const tags = [small.store, other].map(store => codeOfAsync(() => store.tag(id, tagOf(`new-${round}`), { ifAbsent: true })))
       expect(new Set(await Promise.all(tags))).toEqual(new Set([undefined, 'CONFLICT']))

@@ -153,7 +153,7 @@ async function expectImage(store: SnapshotStore, id: string): Promise<void> {
 async function expectCompleted(url: string): Promise<void> {
   const there = (await chunkFiles(url)).length
   await using store = await openStore(url, { keyring })
-  const { id, chunks, counts } = await store.push({ layer: 'os', tag: 'image:1', images: { memory: { from: image } } })
+  const { id, chunks, counts } = await store.push({ layer: 'os', tag: 'image:1', images: { memory: { path: image } } })
   expect(counts).toMatchObject({ foundChunks: there, storedChunks: chunks - there })
   expect((await chunkFiles(url)).length).toBe(chunks)
   expect(await store.resolve('image:1')).toMatchObject({ id })

@@ -19,7 +19,7 @@ function say(word: string): void {
 await using store = await openStore(url, { keyring: await fileKeyring(keyring) })
 say('opened')
 await store.push(
-  { layer: 'os', tag: 'image:1', images: { memory: { from: image } } },
+  { layer: 'os', tag: 'image:1', images: { memory: { path: image } } },
   { onProgress: ({ phase }) => say(phase === 'images' ? 'reading' : phase) },
 )
 say('done')

@@ -63,7 +63,7 @@ async function made(): Promise<SnapshotStore> {
 }
 
 function push(store: SnapshotStore, image: Uint8Array, tag?: string): Promise<PushResult> {
-  return store.push({ layer: 'os', images: { memory: { from: pieces(image) } }, tag })
+  return store.push({ layer: 'os', images: { memory: { stream: pieces(image) } }, tag })
 }
 
 /** What a pull of a snapshot's only image comes to: its bytes, or the code, and then nothing is left. */
@@ -94,13 +94,13 @@ describe('on MinIO', () => {
     const fn = Buffer.concat([withPages(runtime, [[7, 3]]), randomBytes(1_000)])
     const ids = [
       (await push(store, os, 'os')).id,
-      (await store.push({ layer: 'runtime', parent: 'os', images: { memory: { from: pieces(runtime) } }, tag: 'runtime' })).id,
+      (await store.push({ layer: 'runtime', parent: 'os', images: { memory: { stream: pieces(runtime) } }, tag: 'runtime' })).id,
       (
         await store.push({
           layer: 'function',
           tenant: 'acme',
           parent: 'runtime',
-          images: { memory: { from: pieces(fn) } },
+          images: { memory: { stream: pieces(fn) } },
           tag: 'resize:7',
         })
       ).id,
@@ -264,7 +264,7 @@ describe('a server that', () => {
         while ((await chunkKeys(objects)).length < 4) await sleep(POLL_MS)
         killed = await killMinio(mortal)
       })
-      const failed = store.push({ layer: 'os', images: { memory: { from } }, tag: 'image:1' })
+      const failed = store.push({ layer: 'os', images: { memory: { stream: from } }, tag: 'image:1' })
       expect(await codeOfAsync(() => failed)).toBe('UNAVAILABLE')
       await using _again = await killed!.restart()
       expect(await Array.fromAsync(store.list())).toEqual([])

@@ -29,7 +29,7 @@ async function* image(): AsyncGenerator<Uint8Array> {
 const keyring = await createFileKeyring('keys')
 await initStore('store', { keyring })
 await using store: SnapshotStore = await openStore('store', { keyring })
-const { id }: PushResult = await store.push({ layer: 'os', images: { memory: { from: image() } } })
+const { id }: PushResult = await store.push({ layer: 'os', images: { memory: { stream: image() } } })
 await using snapshot: Snapshot = await store.open(id)
 const read: Uint8Array = await snapshot.image('memory').read(0, bytes.length)
 const objects: FaultStore = faultStore(memoryStore(), { plan: () => undefined })
