@@ -161,10 +161,16 @@ class Push {
     })
     const writer = new ChunkWriter({ objects, root: root.id, domain: sealer.domain }, this.#parent, this.#counts)
     const lineageKey = new Uint8Array(this.#parent?.manifest.lineageKey ?? randomBytes(LINEAGE_KEY_BYTES))
-    const images = await this.#pushImages(sources.byName, pool, writer, lineageKey)
+    const images = await this.#pushImages(sources.byName, pool, writer, lineageKey).catch(error => this.#keepStored(error))
     const table = writer.finish(usedChunks(images), layer)
     if (this.#parent !== undefined) await copyInherited(objects, this.#parent.root, root.id, table, { signal: this.#signal })
     return await this.#publish(table, images, lineageKey)
+  }
+
+  /** After a failure what was stored is made to last, so that the next try need not send it again. That this fails as well is not what went wrong. */
+  async #keepStored(failure: unknown): Promise<never> {
+    await this.#target.objects.sync().catch(() => undefined)
+    throw failure
   }
 
   async #openSources(): Promise<{ byName: Map<string, Source> } & AsyncDisposable> {

@@ -236,6 +236,21 @@ describe('a push is refused', () => {
     expect((await pushBytes(small, 'os', IMAGE)).id).toMatch(/^[0-9a-f]{64}$/)
   })
 
+  it('when it is cancelled, and keeps what it stored for the next try', async () => {
+    await using small = await smallStore()
+    const controller = new AbortController()
+    async function* slow(): AsyncGenerator<Uint8Array> {
+      yield Buffer.concat([IMAGE, IMAGE])
+      for (let page = 0; page < 24 * 128; page++) yield randomImage(1)
+      while ((await readdir(join(small.url, 'tmp'))).length < 4) await new Promise(resolve => setTimeout(resolve, 5))
+      controller.abort(new Error('enough'))
+      yield randomImage(1)
+    }
+    const push = small.store.push({ layer: 'os', images: { memory: { stream: slow() } } }, { signal: controller.signal })
+    await expect(push).rejects.toThrow('enough')
+    expect((await pushBytes(small, 'os', IMAGE)).counts.foundChunks).toBeGreaterThan(0)
+  })
+
   it('by a keyring of another store, and by a worker', async () => {
     await using small = await smallStore()
     await using other = await smallStore()
