@@ -33,9 +33,14 @@ interface Probe extends CallOptions {
 /** Resolves to what it saw, throws what is wrong. */
 type Check = (probe: Probe) => Promise<string>
 
-/** Runs every check, in turn; the results come as they are known. Throws only if aborted. A failed cleanup is the last result. */
+/**
+ * Runs every check, in turn; the results come as they are known. A failed cleanup is the last result. Throws if aborted, or if nothing can be written: a store that is not
+ * there (NOT_FOUND), out of reach (UNAVAILABLE) or closed to us (DENIED) has not failed a check.
+ */
 export async function* checkStore(store: ObjectStore, options: CallOptions = {}): AsyncGenerator<CheckResult> {
   const folder = freshFolder()
+  await store.put(`${folder}reached`, Buffer.from('x'), options)
+  await store.sync(options)
   try {
     for (const [index, [name, check]] of Object.entries(CHECKS).entries()) {
       yield await resultOf(name, options.signal, () => check({ store, folder: `${folder}${index}/`, signal: options.signal }))
