@@ -13,7 +13,7 @@ export const CHUNK_PAGES = 128
 /** 512 KiB: AWS's chunk size for the same purpose, and what the figures of docs/FORMAT.md were measured with. */
 export const RANGE_BYTES: number = CHUNK_PAGES * PAGE_BYTES
 
-/** Zero pages between two others stay in a chunk if there are fewer: a run in the manifest costs about what zstd makes of three. */
+/** Zero pages between two others stay in a chunk if there are fewer: zstd makes next to nothing of them, and the page map stays short. */
 const ZERO_RUN_PAGES_MIN = 4
 
 /** Low bits of mix64(page) that must be zero for a pack to end: packs of 80 pages on average, of 128 at most. */

@@ -237,11 +237,11 @@ class ChunkPlacements {
 
   #placement(numbered: number): Placement {
     const target = this.#bases.findLastIndex(base => base <= numbered)
-    const { image, handle } = this.#targets[target]!
+    const { image, handle, path } = this.#targets[target]!
     const { starts, firsts } = image.map
     const run = numbered - this.#bases[target]!
     const offset = starts[run]! * PAGE_BYTES
     const end = Math.min(starts[run + 1]! * PAGE_BYTES, image.sizeBytes)
-    return { fd: handle.fd, offset, from: firsts[run]! * PAGE_BYTES, sizeBytes: end - offset }
+    return { fd: handle.fd, path, offset, from: firsts[run]! * PAGE_BYTES, sizeBytes: end - offset }
   }
 }

@@ -221,6 +221,15 @@ describe('a push is refused', () => {
     expect(await manifests(small)).toEqual([])
   })
 
+  it('when the file ends before its time, with the name of the image', async () => {
+    await using small = await smallStore()
+    const path = join(small.dir, 'image')
+    await writeFile(path, IMAGE)
+    const slow = changing(() => truncate(path, PAGE_BYTES), path)
+    const push = small.store.push({ layer: 'os', images: { slow: { stream: slow }, memory: { path } } })
+    await expect(push).rejects.toMatchObject({ code: 'CONFLICT', object: 'memory' })
+  })
+
   it('when it is cancelled, for the reason given', async () => {
     await using small = await smallStore()
     const controller = new AbortController()

@@ -45,7 +45,14 @@ export async function pushImage(
   const layout = parent === undefined ? 'position' : 'compare'
   const { lineageKey, signal, counts } = context
   try {
-    const options = { layout, lineageKey, parent: parent?.image, signal, onDiffers: (range: number) => image.prefetch(range) } as const
+    const options = {
+      name,
+      layout,
+      lineageKey,
+      parent: parent?.image,
+      signal,
+      onDiffers: (range: number) => image.prefetch(range),
+    } as const
     for await (const range of scanRanges(source, context.pool, options)) {
       await image.append(range)
       counts.doneBytes += range.sizeBytes

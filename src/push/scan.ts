@@ -2,6 +2,7 @@
  * The ranges of an image in order, each already looked at by a worker thread, several under way at once.
  */
 import { CHUNK_PAGES, RANGE_BYTES } from '../chunk.ts'
+import { isThawError, ThawError } from '../errors.ts'
 import { DIGEST_BYTES, type ManifestImage, RANGE_STATE } from '../manifest.ts'
 import type { SealPool } from '../seal/pool.ts'
 import type { Slot } from '../seal/slab.ts'
@@ -21,6 +22,8 @@ export interface ScannedRange {
 }
 
 export interface ScanOptions {
+  /** The image's name, for errors. */
+  readonly name: string
   readonly layout: ScanTask['layout']
   readonly lineageKey: Uint8Array
   /** The parent's image of that name, whose range digests tell what did not change. */
@@ -78,6 +81,9 @@ async function scanRange(
     keep = result.state === 'differs' || result.state === 'sealed'
     if (result.state === 'differs') options.onDiffers(range)
     return { range, sizeBytes, result, slot: keep ? slot : undefined }
+  } catch (cause) {
+    if (!isThawError(cause)) throw cause
+    throw new ThawError(cause.code, `image ${options.name}: ${cause.message}`, { cause, object: options.name })
   } finally {
     if (!keep) slot.release()
   }

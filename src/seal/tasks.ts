@@ -66,6 +66,8 @@ export interface WriteTask {
 /** Bytes [from, from + sizeBytes) of the chunk's pages go to `offset` of the file. */
 export interface Placement {
   readonly fd: number
+  /** Names the file in errors. */
+  readonly path: string
   readonly offset: number
   readonly from: number
   readonly sizeBytes: number

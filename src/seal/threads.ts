@@ -9,7 +9,7 @@ import type { WorkerOptions } from './tasks.ts'
 
 /** Beyond this the disk or the network is the limit, and each thread costs 10 MB. */
 const THREADS_MAX = 8
-/** Two payload buffers and zstd's window lie outside; with less the collector runs four times as often (measured: 13 full collections in a push of 150 MiB, with this 3). */
+/** Payload buffers and zstd's window lie outside. With 32 MiB the collector ran thirteen times in a push of 150 MiB, while native results still piled up (util/discard.ts). */
 const HEAP = { maxOldGenerationSizeMb: 64, maxYoungGenerationSizeMb: 2 } as const
 
 /** Options that make a thread forget those it had. */

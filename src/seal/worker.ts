@@ -14,6 +14,7 @@ import { Slab } from './slab.ts'
 import type {
   Failure,
   OpenTask,
+  Placement,
   Reply,
   Request,
   ResultOf,
@@ -126,18 +127,24 @@ function open(bytes: Buffer, { sealedBytes, chunk }: OpenTask): void {
 function write(bytes: Buffer, { sealedBytes, chunk, placements }: WriteTask): number {
   const opened = OpenedChunk.open(bytes.subarray(0, sealedBytes), chunk).bytes
   let written = 0
-  for (const { fd, offset, from, sizeBytes } of placements) {
-    for (let done = 0; done < sizeBytes; ) done += writeChecked(fd, opened, from + done, sizeBytes - done, offset + done)
+  for (const { fd, path, offset, from, sizeBytes } of placements) {
+    for (let done = 0; done < sizeBytes; ) done += writeChecked({ fd, path }, opened, from + done, sizeBytes - done, offset + done)
     written += sizeBytes
   }
   discard(opened)
   return written
 }
 
-function writeChecked(fd: number, bytes: Uint8Array, from: number, sizeBytes: number, offset: number): number {
+function writeChecked(
+  { fd, path }: Pick<Placement, 'fd' | 'path'>,
+  bytes: Uint8Array,
+  from: number,
+  sizeBytes: number,
+  offset: number,
+): number {
   try {
     return writeSync(fd, bytes, from, sizeBytes, offset)
   } catch (error) {
-    throw fromErrno(error, 'cannot write the image', `byte ${offset}`)
+    throw fromErrno(error, `cannot write the image at byte ${offset}`, path)
   }
 }

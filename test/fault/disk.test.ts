@@ -168,7 +168,8 @@ describe('a pull', () => {
   it('to a disk too small for it: NO_SPACE, and the file that was there is untouched', async () => {
     using disk = mountTmpfs(out, 'size=2m')
     await writeFile(join(out, 'memory'), 'as it was')
-    expect(await pullCode()).toBe('NO_SPACE')
+    await using snapshot = await store.open(id)
+    await expect(snapshot.pull(out)).rejects.toMatchObject({ code: 'NO_SPACE', object: join(out, 'memory') })
     expect(await readdir(out)).toEqual(['memory'])
     expect(await readFile(join(out, 'memory'), 'utf8')).toBe('as it was')
     disk.remount('size=16m')
