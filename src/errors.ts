@@ -39,7 +39,7 @@ export type Tier = 'memory' | 'disk' | 'l2' | 'origin'
 export interface ThawErrorOptions extends ErrorOptions {
   /** What the error is about: an object key, snapshot id, tag or path. */
   readonly object?: string
-  /** For CORRUPT: the tier that served the bad bytes. */
+  /** For every error of a read: the tier that failed, or served bad bytes. */
   readonly tier?: Tier
 }
 
@@ -65,6 +65,13 @@ export class ThawError extends Error {
 /** True for a ThawError, of one of the codes if any are given. */
 export function isThawError(error: unknown, ...codes: readonly ErrorCode[]): error is ThawError {
   return error instanceof ThawError && (codes.length === 0 || codes.includes(error.code))
+}
+
+/** An error with the tier it is of: a ThawError that names none is the cause of one that does; every other error stays as it is. */
+export function withTier(error: unknown, tier: Tier): unknown {
+  if (!isThawError(error) || error.tier !== undefined) return error
+  const { code, message, object } = error
+  return new ThawError(code, message, { cause: error, tier, ...(object !== undefined && { object }) })
 }
 
 const CODE_OF_ERRNO: Readonly<Record<string, ErrorCode>> = {

@@ -1,5 +1,5 @@
 /**
- * What tests of code that uses thaw need: a store in memory, and one that fails on purpose. The public entry `thaw/testing`.
+ * What tests of code that uses thaw need: a store in memory, one that fails on purpose, and time that they move themselves. The public entry `thaw/testing`.
  */
 export {
   type Fault,
@@ -14,3 +14,4 @@ export {
 } from './store/fault.ts'
 export { type MemoryStoreOptions, memoryStore } from './store/memory.ts'
 export type { Clock } from './util/clock.ts'
+export { VirtualClock } from './util/virtual-clock.ts'

@@ -12,7 +12,9 @@ export async function within<T>(
   signal: AbortSignal | undefined,
   wait: (signal: AbortSignal) => Promise<T>,
 ): Promise<T> {
-  using deadline = new Deadline(timeoutMs, () => new ThawError('TIMEOUT', `${what}: not done after ${timeoutMs / 1000} s`), signal)
+  using deadline = new Deadline(timeoutMs, () => new ThawError('TIMEOUT', `${what}: not done after ${timeoutMs / 1000} s`), {
+    signals: [signal],
+  })
   deadline.signal.throwIfAborted()
   try {
     return await wait(deadline.signal)

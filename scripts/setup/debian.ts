@@ -24,6 +24,8 @@ const PACKAGES: readonly DebianPackage[] = [
   program('cpio'),
   // Debian's own with its whole library, whatever python3 stands on PATH: its files go into the guest.
   { name: 'python3', isHere: () => existsSync('/usr/bin/python3') && globSync('/usr/lib/python3.*/sqlite3').length > 0 },
+  program('redis-server'),
+  program('openssl'),
   peer('casync'),
   peer('restic'),
   peer('borgbackup', 'borg'),

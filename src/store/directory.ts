@@ -19,7 +19,7 @@ import { fdatasync, fstat, hasErrno, ifThere, link, open, read, stat, unlink } f
 import { Folders } from './directory-folders.ts'
 import { folders, walk } from './directory-list.ts'
 import { TempFolder } from './directory-temp.ts'
-import { Lifetime } from './lifetime.ts'
+import { Lifetime } from '../util/lifetime.ts'
 import { checkFolderPrefix, checkKey, checkPrefix, TEMPORARY } from './object-key.ts'
 
 /** libuv's four threads, with calls queued so that none of them waits for JavaScript. */

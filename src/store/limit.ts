@@ -71,7 +71,7 @@ class LimitStore extends StoreWrapper implements ObjectStore {
 
   #inTurn<T>(bytes: number, { signal }: CallOptions, call: () => Promise<T>): Promise<T> {
     return this.life.run(signal, async () => {
-      await this.#turnstile.enter(bytes, signal, this.life.signal)
+      await this.#turnstile.enter(bytes, { signals: [signal, this.life.signal] })
       try {
         return await call()
       } finally {

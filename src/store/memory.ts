@@ -5,7 +5,7 @@
 import { hash } from 'node:crypto'
 import { ThawError } from '../errors.ts'
 import type { CallOptions, GetOptions, ListedObject, ObjectHead, ObjectStore, PutOptions } from '../store.ts'
-import { Lifetime } from './lifetime.ts'
+import { Lifetime } from '../util/lifetime.ts'
 import { checkFolderPrefix, checkKey, checkPrefix, compareKeys } from './object-key.ts'
 
 export interface MemoryStoreOptions {

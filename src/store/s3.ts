@@ -14,7 +14,7 @@ import { isThawError, ThawError } from '../errors.ts'
 import type { CallOptions, GetOptions, ListedObject, ObjectHead, ObjectStore, PutOptions } from '../store.ts'
 import { type Clock, systemClock } from '../util/clock.ts'
 import { Deadline } from '../util/deadline.ts'
-import { Lifetime } from './lifetime.ts'
+import { Lifetime } from '../util/lifetime.ts'
 import { checkFolderPrefix, checkKey, checkPrefix, isKey } from './object-key.ts'
 import { readBody } from './s3-body.ts'
 import { connectS3, type S3Connection } from './s3-client.ts'
@@ -240,7 +240,7 @@ class S3Store implements ObjectStore {
       const timeoutMs = this.#timeoutMs + Math.ceil((bytes / this.#bytesPerSecondMin) * 1000)
       const timeout = (): ThawError =>
         new ThawError('TIMEOUT', `${about.what} within ${timeoutMs} ms: ${about.key} in ${this.url}`, { object: about.key })
-      using deadline = new Deadline(timeoutMs, timeout, signal, this.#life.signal)
+      using deadline = new Deadline(timeoutMs, timeout, { clock: this.#clock, signals: [signal, this.#life.signal] })
       try {
         return await deadline.race(call(deadline.signal))
       } catch (error) {

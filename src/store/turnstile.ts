@@ -1,14 +1,22 @@
 /**
- * Admits work while the number of works and the sum of their weights are within bounds, in the order of arrival: a heavy one at the front is not
- * overtaken, so it gets its turn. One heavier than the bound is admitted alone.
+ * Admits work while the number of works and the sum of their weights are within bounds: demands before what is prefetched, each in the order of arrival. A heavy one at
+ * the front is not overtaken by its own line, so it gets its turn, and nothing prefetched passes a demand that waits. One heavier than the bound is admitted alone.
  */
 import { ThawError } from '../errors.ts'
+import { type Urgency, WaitingLine } from '../util/urgency.ts'
 
 export interface TurnstileBounds {
   readonly countMax: number
   readonly weightMax: number
   /** Longest queue; an arrival beyond it is UNAVAILABLE at once. */
   readonly waitingMax: number
+}
+
+export interface EnterOptions {
+  /** Default: a demand. One that is raised while it waits goes to the end of the demands. */
+  readonly urgency?: Urgency | undefined
+  /** When one aborts, the queue is left. */
+  readonly signals?: readonly (AbortSignal | undefined)[]
 }
 
 interface Waiting {
@@ -18,7 +26,7 @@ interface Waiting {
 
 export class Turnstile {
   readonly #bounds: TurnstileBounds
-  readonly #waiting = new Set<Waiting>()
+  readonly #waiting = new WaitingLine<Waiting>()
   #count = 0
   #weight = 0
 
@@ -26,13 +34,20 @@ export class Turnstile {
     this.#bounds = bounds
   }
 
-  /** Resolves when admitted; every admission needs one `leave` of the same weight. An aborted signal leaves the queue and rejects with its reason. */
-  async enter(weight: number, ...signals: readonly (AbortSignal | undefined)[]): Promise<void> {
+  /** Resolves when admitted; every admission needs one `leave` of the same weight. Rejects with the reason of a signal that aborted. */
+  async enter(weight: number, { urgency, signals = [] }: EnterOptions = {}): Promise<void> {
     for (const signal of signals) signal?.throwIfAborted()
-    if (this.#waiting.size === 0 && this.#hasRoom(weight)) return this.#take(weight)
+    if (this.tryEnter(weight)) return
     if (this.#waiting.size >= this.#bounds.waitingMax)
       throw new ThawError('UNAVAILABLE', `more than ${this.#bounds.waitingMax} calls wait for the store`)
-    await this.#wait(weight, signals)
+    await this.#wait(weight, urgency, signals)
+  }
+
+  /** Admitted now or not at all: if nobody waits and there is room. */
+  tryEnter(weight: number): boolean {
+    if (this.#waiting.size > 0 || !this.#hasRoom(weight)) return false
+    this.#take(weight)
+    return true
   }
 
   leave(weight: number): void {
@@ -41,19 +56,17 @@ export class Turnstile {
     this.#admitWaiting()
   }
 
-  #wait(weight: number, signals: readonly (AbortSignal | undefined)[]): Promise<void> {
+  #wait(weight: number, urgency: Urgency | undefined, signals: readonly (AbortSignal | undefined)[]): Promise<void> {
     return new Promise((resolve, reject) => {
       const done = (): void => {
-        this.#waiting.delete(waiting)
+        leave()
+        stop?.()
         for (const signal of signals) signal?.removeEventListener('abort', onAbort)
       }
-      const waiting: Waiting = {
-        weight,
-        admit: () => {
-          done()
-          this.#take(weight)
-          resolve()
-        },
+      const admit = (): void => {
+        done()
+        this.#take(weight)
+        resolve()
       }
       const onAbort = (): void => {
         done()
@@ -61,16 +74,17 @@ export class Turnstile {
         // It may have been the heavy one that held up the others.
         this.#admitWaiting()
       }
-      this.#waiting.add(waiting)
+      const leave = this.#waiting.join({ weight, admit }, urgency)
+      // After the line's own listener: by then it stands among the demands.
+      const stop = urgency?.onRaise(() => this.#admitWaiting())
       for (const signal of signals) signal?.addEventListener('abort', onAbort)
+      // A demand may pass a heavy one that is only prefetched.
+      this.#admitWaiting()
     })
   }
 
   #admitWaiting(): void {
-    for (const waiting of this.#waiting) {
-      if (!this.#hasRoom(waiting.weight)) return
-      waiting.admit()
-    }
+    for (let next = this.#waiting.first(); next !== undefined && this.#hasRoom(next.weight); next = this.#waiting.first()) next.admit()
   }
 
   #hasRoom(weight: number): boolean {

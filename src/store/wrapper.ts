@@ -2,7 +2,7 @@
  * What all wrappers of a store share: they are the store they wrap in name and nature, and end with it. Each adds its behaviour to the calls.
  */
 import type { ObjectStore } from '../store.ts'
-import { Lifetime } from './lifetime.ts'
+import { Lifetime } from '../util/lifetime.ts'
 
 export abstract class StoreWrapper {
   protected readonly inner: ObjectStore

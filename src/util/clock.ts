@@ -1,6 +1,6 @@
 /**
- * Time, timers and randomness, as everything on the read and write paths gets them: a harness can put virtual time and a seed in their place.
- * Not for keys, salts or ids: those are `node:crypto`'s.
+ * Time, timers and randomness, as everything on the read and write paths gets them: a harness can put virtual time and a seed in their place
+ * (virtual-clock.ts). Not for keys, salts or ids: those are `node:crypto`'s.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 
@@ -9,6 +9,8 @@ export interface Clock {
   now(): number
   /** Settles after at least that many milliseconds; rejects with `signal.reason` if aborted before. */
   sleep(ms: number, signal?: AbortSignal): Promise<void>
+  /** Calls `call` once, after at least that many milliseconds, unless the function that is returned was called before. */
+  after(ms: number, call: () => void): () => void
   /** Uniform in [0, 1). */
   random(): number
 }
@@ -22,6 +24,10 @@ export const systemClock: Clock = {
       signal?.throwIfAborted()
       throw error
     }
+  },
+  after(ms, call) {
+    const timer = setTimeout(call, ms)
+    return () => clearTimeout(timer)
   },
   random: () => Math.random(),
 }

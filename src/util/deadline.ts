@@ -2,18 +2,22 @@
  * A deadline over a whole call: one signal that aborts when time is up or when any of the signals given aborts, whichever is first, and
  * whose `reason` says which. Unlike `AbortSignal.any` it lets go of everything at `dispose`, so long-lived signals collect no
  * listeners and no timer outlives its call.
- *
- * It uses real time, not a `Clock`: it guards sockets, which live in real time.
  */
+import { type Clock, systemClock } from './clock.ts'
+
 export class Deadline implements Disposable {
   readonly #controller = new AbortController()
   readonly #sources: readonly AbortSignal[]
-  readonly #timer: NodeJS.Timeout
+  readonly #callOff: () => void
 
   /** `onTimeout` makes the reason for a passed deadline. Signals that are undefined are left out. */
-  constructor(timeoutMs: number, onTimeout: () => unknown, ...signals: readonly (AbortSignal | undefined)[]) {
+  constructor(
+    timeoutMs: number,
+    onTimeout: () => unknown,
+    { clock = systemClock, signals = [] }: { readonly clock?: Clock; readonly signals?: readonly (AbortSignal | undefined)[] } = {},
+  ) {
     this.#sources = signals.filter(signal => signal !== undefined)
-    this.#timer = setTimeout(() => this.#controller.abort(onTimeout()), timeoutMs)
+    this.#callOff = clock.after(timeoutMs, () => this.#controller.abort(onTimeout()))
     for (const source of this.#sources) source.addEventListener('abort', this.#onAbort)
     this.#onAbort()
   }
@@ -28,7 +32,7 @@ export class Deadline implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    clearTimeout(this.#timer)
+    this.#callOff()
     for (const source of this.#sources) source.removeEventListener('abort', this.#onAbort)
   }
 

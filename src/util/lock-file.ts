@@ -1,5 +1,6 @@
 /**
- * One process at a time, by a file beside what it protects: for updates that take milliseconds and happen rarely (a tenant added to a keyring).
+ * One process at a time, by a file beside what it protects: for updates that take milliseconds and happen rarely (a tenant added to a keyring); and, without
+ * waiting, for what one process does for as long as it lives (`tryLockFile`).
  *
  * Invariants
  * - The lock file comes into being whole, by `link`, so nobody reads half a holder.
@@ -31,10 +32,10 @@ export interface Holder {
 
 /** Runs `work` while holding the lock. TIMEOUT if others hold it for ten seconds; what `work` throws is passed on. */
 export async function withLockFile<T>(lockPath: string, work: () => Promise<T>, clock: Clock = systemClock): Promise<T> {
-  const holder: Holder = { token: randomBytes(8).toString('hex'), pid: process.pid, place: await here() }
+  const holder = await newHolder()
   const ownPath = `${lockPath}.${holder.token}`
   try {
-    await writeFile(ownPath, `${holder.token}\n${holder.pid}\n${holder.place}\n`, { flag: 'wx', mode: 0o600 })
+    await writeHolder(ownPath, holder)
     await acquire(lockPath, ownPath, clock)
   } catch (error) {
     throw fromErrno(error, 'cannot lock', lockPath)
@@ -59,6 +60,25 @@ async function acquire(lockPath: string, ownPath: string, clock: Clock): Promise
     }
     if (holder !== undefined && (await isDead(holder))) await breakLock(lockPath, holder)
     await clock.sleep(POLL_MS * (1 + clock.random()))
+  }
+}
+
+/**
+ * One try, for locks that are kept for long: what this process holds now, or undefined if somebody has the lock who is not known to be dead. Whoever
+ * takes a lock so must expect to lose it to someone with other means to tell who is dead. Raw errors of `node:fs`.
+ */
+export async function tryLockFile(lockPath: string): Promise<Holder | undefined> {
+  const holder = await newHolder()
+  const ownPath = `${lockPath}.${holder.token}`
+  try {
+    await writeHolder(ownPath, holder)
+    if (await linked(ownPath, lockPath)) return holder
+    const other = await readHolder(lockPath)
+    if (other === undefined || !(await isDead(other))) return undefined
+    await breakLock(lockPath, other)
+    return (await linked(ownPath, lockPath)) ? holder : undefined
+  } finally {
+    await rm(ownPath, { force: true })
   }
 }
 
@@ -90,7 +110,7 @@ async function isDead(holder: Holder): Promise<boolean> {
 }
 
 /** Undefined if there is no lock, or what is there is not one of ours: that is waited for like any other. */
-async function readHolder(path: string): Promise<Holder | undefined> {
+export async function readHolder(path: string): Promise<Holder | undefined> {
   try {
     const [token = '', pid = '', place = ''] = (await readFile(path, 'utf8')).split('\n')
     return /^[0-9a-f]{16}$/.test(token) && /^[1-9]\d*$/.test(pid) ? { token, pid: Number(pid), place } : undefined
@@ -108,6 +128,14 @@ async function linked(from: string, to: string): Promise<boolean> {
     if (isErrno(error, 'EEXIST')) return false
     throw error
   }
+}
+
+async function newHolder(): Promise<Holder> {
+  return { token: randomBytes(8).toString('hex'), pid: process.pid, place: await here() }
+}
+
+function writeHolder(path: string, { token, pid, place }: Holder): Promise<void> {
+  return writeFile(path, `${token}\n${pid}\n${place}\n`, { flag: 'wx', mode: 0o600 })
 }
 
 async function here(): Promise<string> {

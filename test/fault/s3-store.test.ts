@@ -4,14 +4,19 @@ import { checkStore, requireConditionalPut } from '../../src/store/check.ts'
 import { openObjectStore } from '../../src/store/open.ts'
 import { openS3Store, type S3StoreOptions } from '../../src/store/s3.ts'
 import type { ObjectStore } from '../../src/store.ts'
-import type { Clock } from '../../src/util/clock.ts'
+import { type Clock, systemClock } from '../../src/util/clock.ts'
 import { type FakeS3, fail, startFakeS3 } from '../servers/fake-s3.ts'
 import { type Minio, startMinio, withCredentials } from '../servers/minio.ts'
 
 const SECRET = 'a-secret-that-must-not-show'
 
 /** Waits for nothing. */
-const hasty: Clock = { now: () => 0, sleep: async (_, signal) => signal?.throwIfAborted(), random: () => 0.5 }
+const hasty: Clock = {
+  now: () => 0,
+  sleep: async (_, signal) => signal?.throwIfAborted(),
+  after: systemClock.after,
+  random: () => 0.5,
+}
 
 async function openAs(credentials: Minio['credentials'], url: string, options?: S3StoreOptions): Promise<ObjectStore> {
   return withCredentials(credentials, async () => {

@@ -24,6 +24,7 @@ function fastClock(): Clock {
     async sleep(ms) {
       time += ms
     },
+    after: () => () => undefined,
     random: () => 0,
   }
 }

@@ -1,0 +1,269 @@
+/**
+ * Sealed bytes from the nearest tier that has them: the caches in order, then the origin.
+ *
+ * - A cache that fails never fails a read: it is counted, and the next one is asked.
+ * - Nothing is believed. Whoever uses the bytes compares them with their id first, and throws CORRUPT if they are others; then the copy is evicted where it was, the next
+ *   tier is asked, and once a good copy is found it takes the bad one's place. Only the origin's bad bytes are an error, with the object's name.
+ * - One fetch an id, however many ask at a time; all of them look at the same slot of memory.
+ * - Copies to the tiers above are made in the background, from memory of their own, and dropped where there are too many under way: a reader never waits for a cache to be
+ *   written.
+ */
+import { hash } from 'node:crypto'
+import { isThawError, ThawError, type Tier } from '../errors.ts'
+import type { CallOptions } from '../store.ts'
+import type { Clock } from '../util/clock.ts'
+import { type Flight, Flights } from '../util/flights.ts'
+import type { Slab, Slot } from '../util/slab.ts'
+import type { Urgency } from '../util/urgency.ts'
+import { type CountedCache, type Fills, keep } from './fills.ts'
+import type { Origin } from './origin.ts'
+
+/** What all stores read through. */
+export interface Tiers {
+  /** In the order in which they are asked. */
+  readonly caches: readonly CountedCache[]
+  readonly fills: Fills
+  readonly slab: Slab
+  readonly clock: Clock
+}
+
+/** An object that is named by its SHA-256. */
+export interface SealedRef {
+  /** 64 hex digits. */
+  readonly id: string
+  /** Where it lies in the store. */
+  readonly objectKey: string
+  readonly sizeBytes: number
+}
+
+/** Sealed bytes in a slot that others may be looking at too: not to be written to. */
+export interface SealedBytes {
+  /** Of the slab. */
+  readonly slot: number
+  readonly bytes: Uint8Array
+  readonly tier: Exclude<Tier, 'memory'>
+}
+
+export interface FetchOptions extends CallOptions {
+  readonly urgency?: Urgency | undefined
+  /** Ask no cache and fill none: to know what the store has. */
+  readonly originOnly?: boolean | undefined
+}
+
+export interface ObjectOptions extends Omit<FetchOptions, 'originOnly'> {
+  /** Largest object accepted, in bytes. */
+  readonly sizeMax: number
+}
+
+/** One store, read through the tiers. */
+export class SealedSource {
+  readonly #tiers: Tiers
+  readonly #origin: Origin
+  /** By id and the first tier to ask. */
+  readonly #flights = new Flights<string, Lease>((lease, holders) => lease.share(holders))
+
+  /** By object key. */
+  readonly #objects = new Flights<string, Uint8Array>()
+
+  constructor(tiers: Tiers, origin: Origin) {
+    this.#tiers = tiers
+    this.#origin = origin
+  }
+
+  /**
+   * Calls `use` with the sealed bytes, again with another tier's if it throws CORRUPT, and gives what it gives. The bytes are there until it settles.
+   * @throws CORRUPT naming the object if the origin's are bad; NOT_FOUND, UNAVAILABLE, TIMEOUT, DENIED of the origin; and what else `use` throws
+   */
+  async withSealed<T>(ref: SealedRef, use: (sealed: SealedBytes) => T | Promise<T>, options: FetchOptions = {}): Promise<T> {
+    const bad = new Set<CountedCache>()
+    for (let from = options.originOnly ? this.#tiers.caches.length : 0; ; ) {
+      const lease = await this.#flights.join(`${from} ${ref.id}`, flight => this.#fetch(ref, from, bad, flight), options)
+      try {
+        const result = await use(lease)
+        lease.praise(() => this.#fill(ref.id, lease, bad, options))
+        return result
+      } catch (error) {
+        if (!isThawError(error, 'CORRUPT')) throw error
+        const { held } = lease
+        if (held === undefined) throw this.#corrupt(ref.objectKey, error)
+        // Before anything is written there again.
+        await lease.blame(() => blame(held, ref.id))
+        bad.add(held)
+        from = this.#tiers.caches.indexOf(held) + 1
+      } finally {
+        lease.release()
+      }
+    }
+  }
+
+  /**
+   * The bytes of an object of unknown length that is named by its SHA-256, verified: a manifest. Others may have been given the same memory: it is not to be written to,
+   * nor transferred.
+   * @throws CORRUPT, NOT_FOUND, BAD_FORMAT (too large), UNAVAILABLE, TIMEOUT, DENIED of the origin
+   */
+  get(id: string, objectKey: string, { sizeMax, ...options }: ObjectOptions): Promise<Uint8Array> {
+    return this.#objects.join(objectKey, flight => this.#get(id, objectKey, sizeMax, flight), options)
+  }
+
+  async #get(id: string, objectKey: string, sizeMax: number, flight: Flight): Promise<Uint8Array> {
+    const bad = new Set<CountedCache>()
+    for (const held of this.#tiers.caches) {
+      const started = this.#tiers.clock.now()
+      const bytes = await this.#ask(held, id, bad, flight, sizeBytes => {
+        if (sizeBytes <= sizeMax) return Buffer.allocUnsafeSlow(sizeBytes)
+        throw wrongLength(id, held)
+      })
+      if (bytes === undefined) continue
+      if (sha256Of(bytes) === id) {
+        held.counters.hit(bytes.length, this.#tiers.clock.now() - started)
+        this.#tiers.fills.start(id, bytes, this.#above(held), bad)
+        return bytes
+      }
+      bad.add(held)
+      await blame(held, id)
+    }
+    const bytes = await this.#origin.get(objectKey, { sizeMax, urgency: flight.urgency, signal: flight.signal })
+    if (sha256Of(bytes) !== id) throw this.#corrupt(objectKey)
+    this.#tiers.fills.start(id, bytes, this.#tiers.caches, bad)
+    return bytes
+  }
+
+  /** Puts verified bytes into the caches of these tiers. Resolves to whether all have them. */
+  async prime(id: string, sealed: Uint8Array, tiers: readonly Tier[]): Promise<boolean> {
+    const into = this.#tiers.caches.filter(({ counters }) => tiers.includes(counters.tier))
+    const kept = await Promise.all(into.map(held => keep(held, id, sealed, false)))
+    return kept.every(Boolean)
+  }
+
+  /** Ends what is being fetched: whoever waits gets `reason`. */
+  close(reason: unknown): void {
+    this.#flights.close(reason)
+    this.#objects.close(reason)
+  }
+
+  async #fetch({ id, objectKey, sizeBytes }: SealedRef, from: number, bad: Set<CountedCache>, flight: Flight): Promise<Lease> {
+    const { caches, clock } = this.#tiers
+    if (from < caches.length) {
+      const slot = await this.#tiers.slab.acquire(flight)
+      try {
+        for (const held of caches.slice(from)) {
+          const started = clock.now()
+          const bytes = await this.#ask(held, id, bad, flight, length => {
+            if (length === sizeBytes) return slot.bytes.subarray(0, sizeBytes)
+            throw wrongLength(id, held)
+          })
+          if (bytes !== undefined) return new Lease(slot, sizeBytes, held, clock.now() - started)
+        }
+      } catch (error) {
+        slot.release()
+        throw error
+      }
+      // The origin has a queue, and nobody stands in it with memory in his hands.
+      slot.release()
+    }
+    return new Lease(await this.#origin.fetch(objectKey, sizeBytes, flight), sizeBytes, undefined, 0)
+  }
+
+  /** What a cache answers; undefined also if it fails, which is counted. */
+  async #ask(
+    held: CountedCache,
+    id: string,
+    bad: Set<CountedCache>,
+    { signal }: CallOptions,
+    allocate: (sizeBytes: number) => Uint8Array,
+  ): Promise<Uint8Array | undefined> {
+    try {
+      const bytes = await held.cache.get(id, allocate, { signal })
+      if (bytes === undefined) held.counters.misses++
+      return bytes
+    } catch (error) {
+      signal?.throwIfAborted()
+      if (!isThawError(error)) throw error
+      if (error.code === 'CORRUPT') {
+        bad.add(held)
+        await blame(held, id)
+      } else held.counters.errors++
+      return undefined
+    }
+  }
+
+  #fill(id: string, { held, bytes }: Lease, bad: ReadonlySet<CountedCache>, { originOnly }: FetchOptions): void {
+    if (!originOnly) this.#tiers.fills.start(id, bytes, held === undefined ? this.#tiers.caches : this.#above(held), bad)
+  }
+
+  #corrupt(object: string, cause?: unknown): ThawError {
+    this.#origin.counters.corrupt++
+    return new ThawError('CORRUPT', `${object} in ${this.#origin.url}: its bytes do not match its id`, { object, tier: 'origin', cause })
+  }
+
+  #above(held: CountedCache): readonly CountedCache[] {
+    return this.#tiers.caches.slice(0, this.#tiers.caches.indexOf(held))
+  }
+}
+
+/** A slot with fetched bytes, in the hands of all who asked for them. */
+class Lease implements SealedBytes {
+  readonly slot: number
+  readonly bytes: Uint8Array
+  /** Where they came from; undefined: the origin. */
+  readonly held: CountedCache | undefined
+  readonly #slot: Slot
+  readonly #ms: number
+  #holders = 0
+  #judged = false
+
+  constructor(slot: Slot, sizeBytes: number, held: CountedCache | undefined, ms: number) {
+    this.slot = slot.index
+    this.bytes = slot.bytes.subarray(0, sizeBytes)
+    this.held = held
+    this.#slot = slot
+    this.#ms = ms
+  }
+
+  get tier(): Exclude<Tier, 'memory'> {
+    return this.held?.cache.tier ?? 'origin'
+  }
+
+  share(holders: number): void {
+    this.#holders = holders
+    if (holders === 0) this.#slot.release()
+  }
+
+  release(): void {
+    if (--this.#holders === 0) this.#slot.release()
+  }
+
+  /** The bytes are good: said by whoever finds out first. */
+  praise(then: () => void): void {
+    if (this.#judged) return
+    this.#judged = true
+    this.held?.counters.hit(this.bytes.length, this.#ms)
+    then()
+  }
+
+  /** The bytes are bad. */
+  async blame(then: () => Promise<void>): Promise<void> {
+    if (this.#judged) return
+    this.#judged = true
+    await then()
+  }
+}
+
+/** Forgets a bad copy where it was. That this fails as well changes nothing: the next reader finds it bad again. */
+async function blame({ cache, counters }: CountedCache, id: string): Promise<void> {
+  counters.corrupt++
+  try {
+    await cache.evict(id)
+  } catch (error) {
+    if (!isThawError(error)) throw error
+    counters.errors++
+  }
+}
+
+function sha256Of(bytes: Uint8Array): string {
+  return hash('sha256', bytes, 'hex')
+}
+
+function wrongLength(id: string, { cache, counters: { tier } }: CountedCache): ThawError {
+  return new ThawError('CORRUPT', `${id} has another length in ${cache.name} than it should`, { object: id, tier })
+}
