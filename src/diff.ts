@@ -2,9 +2,9 @@
  * What differs between two snapshots, from their manifests alone: pages that lie in the same place of the same chunk are equal, others may differ. Nothing is fetched.
  */
 import { CHUNK_PAGES, PAGE_BYTES, rangeCount } from './chunk.ts'
+import type { StoredSnapshot } from './find.ts'
 import { chunkId, type Manifest, type ManifestImage } from './manifest.ts'
 import { type PageLocation, type PageMap, ZERO } from './pagemap.ts'
-import type { StoredSnapshot } from './reader.ts'
 
 /** A range of both images: equal, different, or zero in both. */
 export type DiffCell = 'same' | 'changed' | 'zero'

@@ -3,14 +3,14 @@
  */
 
 import { DOCUMENT_BYTES_MAX } from './document.ts'
+import type { EngineStore } from './engine.ts'
 import { isThawError, ThawError } from './errors.ts'
 import { decodeWrappedKeys } from './keys/wrapped.ts'
 import type { Keyring } from './keys.ts'
 import { manifestKey, manifestsPrefix, wrappedKeysKey } from './layout.ts'
 import { decodeManifest, decodeOutline } from './manifest/decode.ts'
-import { LIMITS, type Outline, snapshotIdOf } from './manifest.ts'
+import { LIMITS, type Manifest, type Outline, snapshotIdOf } from './manifest.ts'
 import { ID } from './names.ts'
-import type { StoredSnapshot } from './reader.ts'
 import type { CallOptions, ObjectStore } from './store.ts'
 
 /** Ids listed to tell whether a prefix is ambiguous. */
@@ -23,6 +23,11 @@ export interface Location {
   readonly root: string
 }
 
+/** An opened snapshot, and where it and all its chunks lie. */
+export interface StoredSnapshot extends Location {
+  readonly manifest: Manifest
+}
+
 /** A manifest's bytes, which are those of its id. */
 export interface FoundManifest extends Location {
   readonly bytes: Uint8Array
@@ -33,32 +38,43 @@ export interface FoundOutline extends FoundManifest {
   readonly outline: Outline
 }
 
+/** Through what a store is read. */
+export interface StoreAccess {
+  readonly objects: ObjectStore
+  readonly engine: EngineStore
+}
+
 /**
- * Reads and opens a snapshot: manifest and wrapped keys are fetched together, so a hit in the first root is one round trip.
+ * Reads and opens a snapshot: manifest and wrapped keys are fetched together, so a hit in the first root is one round trip. The manifest may come from a cache; its keys
+ * never do, so a snapshot that was removed is gone, and they say in which root it lies.
  * @param roots in lookup order.
  * @throws NOT_FOUND, CORRUPT, BAD_FORMAT, WRONG_KEY
  */
 export async function openSnapshot(
-  objects: ObjectStore,
+  { objects, engine }: StoreAccess,
   keyring: Keyring,
   id: string,
   roots: readonly string[],
   options: CallOptions,
 ): Promise<StoredSnapshot> {
+  let missing: string | undefined
   for (const root of roots) {
     const keysKey = wrappedKeysKey(root, id)
-    const [found, wrapped] = await Promise.all([
-      readManifest(objects, { id, root }, options),
+    const [bytes, wrapped] = await Promise.all([
+      absentIfNotFound(engine.get(id, manifestKey(root, id), { ...options, sizeMax: LIMITS.manifestBytes })),
       absentIfNotFound(objects.get(keysKey, { ...options, sizeMax: DOCUMENT_BYTES_MAX })),
     ])
-    if (found === undefined) continue
-    if (wrapped === undefined)
-      throw new ThawError('NOT_FOUND', `snapshot ${id}: its wrapped keys are missing: ${keysKey}`, { object: keysKey })
+    if (bytes === undefined) continue
+    if (wrapped === undefined) {
+      missing ??= keysKey
+      continue
+    }
     const snapshotId = Buffer.from(id, 'hex')
     const dataKey = await keyring.unwrap(decodeWrappedKeys(wrapped, snapshotId, keysKey), snapshotId)
-    return { id, root, manifest: decodeManifest(found.bytes, dataKey, id) }
+    return { id, root, manifest: decodeManifest(bytes, dataKey, id) }
   }
-  throw notFound(objects, id)
+  if (missing === undefined) throw notFound(objects, id)
+  throw new ThawError('NOT_FOUND', `snapshot ${id}: its wrapped keys are missing: ${missing}`, { object: missing })
 }
 
 /** The cleartext of a snapshot's manifest. @throws NOT_FOUND, CORRUPT, BAD_FORMAT */

@@ -1,5 +1,11 @@
 /** The public API of thaw. Named re-exports only; everything else may change at any time. */
+
+export type { DiskCacheOptions } from './cache/disk.ts'
+export type { OriginOptions } from './cache/origin.ts'
+export type { RedisCacheOptions, RedisMode } from './cache/redis.ts'
+export type { CacheDescription } from './cache.ts'
 export type { ChunkTotals, DiffCell, ImageDiff, SnapshotDiff } from './diff.ts'
+export type { ClearedCache } from './engine.ts'
 export { type ErrorCode, isThawError, ThawError, type ThawErrorOptions, type Tier } from './errors.ts'
 export type { Location } from './find.ts'
 export type { ImageFigures, Inspection, OutlineFigures, RangeCell, SegmentFigures, SnapshotDetails } from './inspect.ts'
@@ -10,9 +16,11 @@ export type { KeyListing } from './keys/list.ts'
 export { type Keyring, type Kinship, LAYERS, type Layer, type Sealer, type Signature, type WrappedKey } from './keys.ts'
 export { IMAGE_KINDS, type ImageKind } from './manifest.ts'
 export { checkTagName, checkTenantName, formatTagName, parseRef, type Ref, type TagName } from './names.ts'
+export { Cache, type CacheOptions, createCache } from './open-cache.ts'
 export type { PulledImage, PullOptions, PullProgress, PullResult } from './pull.ts'
 export type { PushCounts, PushProgress } from './push/progress.ts'
 export type { ImageSource, PushedImage, PushedSnapshot, PushOptions, PushSpec } from './push.ts'
+export type { ReadOptions } from './reader.ts'
 export type { ResolvedRef } from './refs.ts'
 export type { Snapshot, SnapshotImage } from './snapshot.ts'
 export {
@@ -27,6 +35,7 @@ export {
   type TagListing,
   type TagOptions,
 } from './snapshot-store.ts'
+export type { MemoryFigures, OriginFigures, ReadFigures, TierFigures } from './stats.ts'
 export { type CheckResult, checkStore } from './store/check.ts'
 export { type OpenObjectStoreOptions, openObjectStore } from './store/open.ts'
 export type { RetryOptions } from './store/retry.ts'

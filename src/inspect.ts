@@ -2,11 +2,10 @@
  * What a snapshot is, in figures: from the cleartext of its manifest alone, or, with the keys, image by image and range by range.
  */
 import { CHUNK_PAGES, PAGE_BYTES, rangeCount } from './chunk.ts'
-import type { FoundOutline } from './find.ts'
+import type { FoundOutline, StoredSnapshot } from './find.ts'
 import { LAYERS, type Layer } from './keys.ts'
 import { chunkCount, type ImageKind, type Manifest, type ManifestImage, type Outline, type Segment, segmentOfChunks } from './manifest.ts'
 import { ZERO } from './pagemap.ts'
-import type { StoredSnapshot } from './reader.ts'
 
 export interface SegmentFigures {
   /** The snapshot that first stored these chunks; undefined: this one. */

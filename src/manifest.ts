@@ -90,18 +90,18 @@ export function chunkCount(outline: Outline): number {
 }
 
 /** The id of chunk `index`: a view. */
-export function chunkId(outline: Outline, index: number): Buffer {
+export function chunkId(outline: Pick<Outline, 'ids'>, index: number): Buffer {
   return Buffer.from(outline.ids.buffer, outline.ids.byteOffset + index * 32, 32)
 }
 
 /** The key of chunk `index`: a view. */
-export function chunkKey(manifest: Manifest, index: number): Buffer {
+export function chunkKey(manifest: Pick<Manifest, 'keys'>, index: number): Buffer {
   return Buffer.from(manifest.keys.buffer, manifest.keys.byteOffset + index * 32, 32)
 }
 
 /** The segment of every chunk: position in `segments` by chunk index. */
-export function segmentOfChunks(outline: Outline): Uint16Array {
-  const of = new Uint16Array(chunkCount(outline))
+export function segmentOfChunks(outline: Pick<Outline, 'segments' | 'sealedBytes'>): Uint16Array {
+  const of = new Uint16Array(outline.sealedBytes.length)
   let at = 0
   outline.segments.forEach((segment, index) => {
     of.fill(index, at, at + segment.count)

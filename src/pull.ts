@@ -7,14 +7,16 @@
 import { randomBytes } from 'node:crypto'
 import { type FileHandle, lstat, open, rename, rm } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
+import type { SealedBytes } from './cache/tiered.ts'
 import { PAGE_BYTES } from './chunk.ts'
-import { fromErrno, ThawError } from './errors.ts'
+import { ChunkTable } from './engine/chunk-table.ts'
+import type { EngineStore } from './engine.ts'
+import { fromErrno, ThawError, type Tier } from './errors.ts'
+import type { StoredSnapshot } from './find.ts'
 import type { ManifestImage } from './manifest.ts'
 import { ZERO } from './pagemap.ts'
-import { ChunkLocator, fetchSealed, type StoredSnapshot } from './reader.ts'
 import { SealPool } from './seal/pool.ts'
 import type { Placement } from './seal/tasks.ts'
-import type { ObjectStore } from './store.ts'
 import { forEachAtOnce } from './util/at-once.ts'
 import { makeFolders } from './util/make-folders.ts'
 
@@ -26,6 +28,8 @@ export interface PullProgress {
   readonly fetchedChunks: number
   /** Sealed bytes. */
   readonly fetchedBytes: number
+  /** Of these, how many each tier served. */
+  readonly servedBytes: Readonly<Record<Exclude<Tier, 'memory'>, number>>
 }
 
 export interface PullOptions {
@@ -48,6 +52,7 @@ export interface PullResult {
   readonly images: readonly PulledImage[]
   readonly fetchedChunks: number
   readonly fetchedBytes: number
+  readonly servedBytes: PullProgress['servedBytes']
   readonly durationMs: number
 }
 
@@ -55,7 +60,7 @@ export interface PullResult {
 const FILE_MODE = 0o600
 const PROGRESS_INTERVAL_MS = 100
 /** Chunks being opened and written while others are fetched. */
-const SPARE_SLOTS = 4
+const SPARE_CHUNKS = 4
 
 interface Target {
   readonly image: ManifestImage
@@ -69,7 +74,7 @@ interface Target {
  * @throws NOT_FOUND for an image that does not exist; CORRUPT, UNAVAILABLE, NO_SPACE, DENIED: then no file was changed.
  */
 export async function pullImages(
-  objects: ObjectStore,
+  store: EngineStore,
   snapshot: StoredSnapshot,
   dir: string,
   options: PullOptions = {},
@@ -83,7 +88,7 @@ export async function pullImages(
   try {
     for (const image of images) targets.push(await openTarget(resolve(dir), image))
     for (const target of targets) await setLength(target)
-    const { fetchedBytes, fetchedChunks } = await writeChunks(objects, snapshot, targets, options)
+    const { fetchedBytes, fetchedChunks, servedBytes } = await writeChunks(store, snapshot, targets, options)
     for (const { temporaryPath, path } of targets) {
       await rename(temporaryPath, path).catch(error => {
         throw fromErrno(error, 'cannot put the image in place', path)
@@ -95,7 +100,7 @@ export async function pullImages(
       sizeBytes: image.sizeBytes,
       writtenBytes: usedBytes(image),
     }))
-    return { images: pulled, fetchedBytes, fetchedChunks, durationMs: performance.now() - startedAt }
+    return { images: pulled, fetchedBytes, fetchedChunks, servedBytes, durationMs: performance.now() - startedAt }
   } finally {
     for (const { handle, temporaryPath } of targets) {
       await handle.close()
@@ -141,40 +146,42 @@ async function setLength({ image, path, handle }: Target): Promise<void> {
 }
 
 async function writeChunks(
-  objects: ObjectStore,
+  store: EngineStore,
   snapshot: StoredSnapshot,
   targets: readonly Target[],
   { signal, onProgress }: PullOptions,
 ): Promise<PullProgress> {
   const placements = new ChunkPlacements(targets, snapshot.manifest.pages.length)
-  const locator = new ChunkLocator(snapshot)
+  const table = new ChunkTable(snapshot.manifest, snapshot.root)
   const done = {
     totalBytes: targets.reduce((sum, { image }) => sum + usedBytes(image), 0),
     writtenBytes: 0,
     totalChunks: placements.used.length,
     fetchedChunks: 0,
     fetchedBytes: 0,
+    servedBytes: { disk: 0, l2: 0, origin: 0 },
   }
   let reportedAt = 0
-  const slots = objects.concurrency + SPARE_SLOTS
-  await using pool = new SealPool({ slots })
-  await forEachAtOnce(placements.used, slots, async index => {
+  await using pool = new SealPool({ slots: 0, sealedSlab: store.slab })
+  await forEachAtOnce(placements.used, store.concurrency + SPARE_CHUNKS, async index => {
     signal?.throwIfAborted()
-    const chunk = locator.at(index)
-    const slot = await pool.acquire()
-    try {
-      await fetchSealed(objects, chunk, slot.bytes, { signal })
-      const { id, key, pages, sealedBytes } = chunk
-      done.writtenBytes += await pool.run(slot, { kind: 'write', sealedBytes, chunk: { id, key, pages }, placements: placements.of(index) })
-    } finally {
-      slot.release()
+    const { id, key, pages, sealed } = table.at(index)
+    const write = async ({ slot, tier }: SealedBytes): Promise<void> => {
+      done.writtenBytes += await pool.run(undefined, {
+        kind: 'write',
+        sealed: { index: slot, sizeBytes: sealed.sizeBytes },
+        chunk: { id, key, pages },
+        placements: placements.of(index),
+      })
+      done.servedBytes[tier] += sealed.sizeBytes
     }
+    await store.withSealed(sealed, write, { signal })
     done.fetchedChunks++
-    done.fetchedBytes += chunk.sealedBytes
+    done.fetchedBytes += sealed.sizeBytes
     const now = performance.now()
     if (onProgress === undefined || now - reportedAt < PROGRESS_INTERVAL_MS) return
     reportedAt = now
-    onProgress({ ...done })
+    onProgress({ ...done, servedBytes: { ...done.servedBytes } })
   })
   onProgress?.({ ...done })
   return done

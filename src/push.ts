@@ -6,6 +6,7 @@
  */
 import { randomBytes } from 'node:crypto'
 import { ThawError } from './errors.ts'
+import type { StoreAccess, StoredSnapshot } from './find.ts'
 import { DATA_KEY_BYTES, encodeWrappedKeys } from './keys/wrapped.ts'
 import { type Keyring, LAYERS, type Layer } from './keys.ts'
 import { manifestKey, wrappedKeysKey } from './layout.ts'
@@ -21,10 +22,8 @@ import { newPushCounts, type PushCounts, type PushProgress } from './push/progre
 import { repackImages } from './push/repack.ts'
 import { RANGES_AHEAD } from './push/scan.ts'
 import { openSource, type Source } from './push/source.ts'
-import { pooledOpener } from './reader/pooled-opener.ts'
-import { OPENED_CHUNKS_MAX, Reader, type StoredSnapshot } from './reader.ts'
+import { ChunkReader, OPENED_CHUNKS_MAX } from './reader/chunk-reader.ts'
 import { SealPool } from './seal/pool.ts'
-import type { ObjectStore } from './store.ts'
 
 /** One image to push. The kind is by default `memory` for an image of that name, `blob` for `state`, else `disk`. */
 export type ImageSource = { readonly kind?: ImageKind | undefined } & (
@@ -55,8 +54,7 @@ export interface PushOptions {
 }
 
 /** Where a push writes. */
-export interface PushTarget {
-  readonly objects: ObjectStore
+export interface PushTarget extends StoreAccess {
   readonly keyring: Keyring
   /** The active root. */
   readonly root: { readonly id: string; readonly salt: Uint8Array }
@@ -151,12 +149,13 @@ class Push {
   }
 
   async run(): Promise<PushedSnapshot> {
-    const { objects, keyring, root } = this.#target
+    const { objects, engine, keyring, root } = this.#target
     const { layer, tenant } = this.#spec
     const sealer = await keyring.sealer(layer, tenant)
     await using sources = await this.#openSources()
     await using pool = new SealPool({
       slots: RANGES_AHEAD + SPARE_SLOTS + objects.concurrency + (this.#parent === undefined ? 0 : OPENED_CHUNKS_MAX),
+      sealedSlab: engine.slab,
       sealing: { secret: sealer.secret, salt: root.salt, compress: sealer.compress, pad: sealer.pad },
     })
     const writer = new ChunkWriter({ objects, root: root.id, domain: sealer.domain }, this.#parent, this.#counts)
@@ -192,7 +191,7 @@ class Push {
   async #pushImages(sources: Map<string, Source>, pool: SealPool, writer: ChunkWriter, lineageKey: Uint8Array): Promise<ManifestImage[]> {
     const outbox = new Outbox(writer, this.#failed, { signal: this.#signal })
     const parent = this.#parent
-    const reader = parent && new Reader(parent, pooledOpener(this.#target.objects, pool))
+    const reader = parent && new ChunkReader(this.#target.engine, pool, parent)
     const images: ManifestImage[] = []
     try {
       const context = (image: string | undefined): ImageContext => ({

@@ -1,168 +1,147 @@
 /**
- * Page to verified, opened bytes: finds the chunk of a page, fetches it once however many ask, opens it, keeps what was opened lately.
+ * Page to bytes, through the arena.
  *
- * Never zeroes in place of missing bytes: every read gives the bytes of the manifest or an error.
+ * `ImageReader` reads what is in the arena, on any thread, at once or not at all: it allocates nothing and waits for nobody. `readThrough` has the engine bring what is
+ * missing. Never zeroes in place of missing bytes: every read gives the bytes of the manifest, or an error.
  */
-import { LRUCache } from 'lru-cache'
+import { ABSENT, type Arena } from './arena.ts'
 import { PAGE_BYTES } from './chunk.ts'
-import { isThawError, ThawError } from './errors.ts'
-import { chunkKey as chunkObjectKey } from './layout.ts'
-import { chunkId, chunkKey, type Manifest, type ManifestImage, segmentOfChunks } from './manifest.ts'
-import { ZERO } from './pagemap.ts'
-import { type ChunkRef, OpenedChunk } from './seal.ts'
-import type { CallOptions, ObjectStore } from './store.ts'
+import type { HeldSnapshot, WantOptions } from './engine.ts'
+import type { Tier } from './errors.ts'
+import { PageMap, ZERO } from './pagemap.ts'
+import { forEachAtOnce } from './util/at-once.ts'
 
-/** A snapshot as it lies in a store. */
-export interface StoredSnapshot {
-  /** Hex. */
-  readonly id: string
-  /** The root that holds it and all its chunks. */
-  readonly root: string
-  readonly manifest: Manifest
+/** Chunks that one read wants at a time: enough to overlap round trips, few enough that nobody pins much of a small arena. */
+const CHUNKS_AT_ONCE = 8
+
+/** An image as it is handed to another thread: columns in shared memory, so posting it copies nothing. */
+export interface ImageColumns {
+  readonly sizeBytes: number
+  /** As in PageMap. */
+  readonly starts: Uint32Array
+  readonly chunks: Int32Array
+  readonly firsts: Uint8Array
+  /** Number of each chunk of the snapshot, for the arena. */
+  readonly numbers: Uint32Array
 }
 
-/** A chunk of a snapshot, and where its sealed bytes lie. Id and key own their memory, so that they can be posted to a thread. */
-export interface StoredChunk extends ChunkRef {
-  readonly objectKey: string
-  readonly sealedBytes: number
+export interface ReadOptions extends WantOptions {
+  /** Told, for each stretch of the read that is not zeros, which tier its bytes came from. */
+  readonly onServed?: ((tier: Tier, bytes: number) => void) | undefined
 }
 
-/** The pages of a chunk, in memory that is lent. */
-export interface LentPages {
-  /** pages × 4096 bytes. */
-  readonly bytes: Uint8Array
-  /** Gives the memory back; called once, when nobody can be reading from it. */
-  release(): void
+/** Where a page lies. One object a reader, overwritten by the next `locate`. */
+export interface Located {
+  /** ZERO, or an index of the snapshot's chunk table. */
+  chunk: number
+  /** The page within the chunk. */
+  first: number
+  /** Pages from here on that lie one behind the other. */
+  count: number
 }
 
-/** Turns a stored chunk into its pages; worker threads do it in bulk, the caller's thread for single reads. */
-export type Opener = (chunk: StoredChunk, options: CallOptions) => Promise<LentPages>
-
-/** Opened chunks that a reader keeps; 16 MiB if all are full. */
-export const OPENED_CHUNKS_MAX = 32
-
-/** Fetches a chunk from the store and opens it on this thread (0.2 to 0.4 ms). */
-export function inlineOpener(objects: ObjectStore): Opener {
-  return async (chunk, options) => {
-    const sealed = Buffer.allocUnsafe(chunk.sealedBytes)
-    await fetchSealed(objects, chunk, sealed, options)
-    return { bytes: OpenedChunk.open(sealed, chunk).bytes, release: () => undefined }
-  }
+/** A stretch of a read that lies in one chunk. */
+interface Piece {
+  readonly chunk: number
+  /** Byte within the chunk's pages. */
+  readonly from: number
+  readonly sizeBytes: number
+  /** Where in the target it goes. */
+  readonly at: number
 }
 
-/**
- * Reads the sealed bytes of a chunk to the front of `target`; they are not verified yet.
- * @throws CORRUPT if the object does not have the length the manifest says, NOT_FOUND with the chunk's id.
- */
-export async function fetchSealed(
-  objects: ObjectStore,
-  chunk: Pick<StoredChunk, 'objectKey' | 'sealedBytes'>,
-  target: Uint8Array,
-  options: CallOptions,
-): Promise<void> {
-  const object = chunk.objectKey
-  let bytes: number
-  try {
-    bytes = await objects.getInto(object, target.subarray(0, chunk.sealedBytes), options)
-  } catch (error) {
-    if (isThawError(error, 'BAD_FORMAT')) throw wrongLength(object, 'more', error)
-    throw error
-  }
-  if (bytes !== chunk.sealedBytes) throw wrongLength(object, 'fewer')
-}
+export class ImageReader {
+  readonly sizeBytes: number
+  readonly #map: PageMap
+  readonly #numbers: Uint32Array
+  readonly #arena: Arena
+  readonly #located: Located = { chunk: ZERO, first: 0, count: 0 }
+  /** The run found last: reads tend to go on where they were. */
+  #run = 0
 
-function wrongLength(object: string, than: string, cause?: unknown): ThawError {
-  return new ThawError('CORRUPT', `chunk ${object} has ${than} bytes than its manifest says`, { object, tier: 'origin', cause })
-}
-
-/** Where chunks of a snapshot lie, by index. */
-export class ChunkLocator {
-  readonly #snapshot: StoredSnapshot
-  readonly #segmentOf: Uint16Array
-
-  constructor(snapshot: StoredSnapshot) {
-    this.#snapshot = snapshot
-    this.#segmentOf = segmentOfChunks(snapshot.manifest)
+  constructor({ sizeBytes, starts, chunks, firsts, numbers }: ImageColumns, arena: Arena) {
+    this.sizeBytes = sizeBytes
+    this.#map = new PageMap(starts, chunks, firsts)
+    this.#numbers = numbers
+    this.#arena = arena
   }
 
-  at(index: number): StoredChunk {
-    const { manifest, root } = this.#snapshot
-    const id = chunkId(manifest, index)
-    const { domain } = manifest.segments[this.#segmentOf[index]!]!
-    return {
-      id: new Uint8Array(id),
-      key: new Uint8Array(chunkKey(manifest, index)),
-      pages: manifest.pages[index]!,
-      objectKey: chunkObjectKey(root, domain, id.toString('hex')),
-      sealedBytes: manifest.sealedBytes[index]!,
-    }
-  }
-}
-
-export class Reader {
-  readonly #locator: ChunkLocator
-  readonly #open: Opener
-  /** A reader that was just given a chunk goes on in the same turn of the event loop: its memory is given back in a later one. */
-  readonly #opened = new LRUCache<number, LentPages>({ max: OPENED_CHUNKS_MAX, dispose: pages => void setImmediate(pages.release) })
-  readonly #underWay = new Map<number, Promise<Uint8Array>>()
-
-  constructor(snapshot: StoredSnapshot, open: Opener) {
-    this.#locator = new ChunkLocator(snapshot)
-    this.#open = open
+  /** @param page less than the image's page count */
+  locate(page: number): Located {
+    const { starts, chunks, firsts } = this.#map
+    const run = this.#runAt(page)
+    const into = page - starts[run]!
+    const chunk = chunks[run]!
+    this.#located.chunk = chunk
+    this.#located.first = chunk === ZERO ? 0 : firsts[run]! + into
+    this.#located.count = starts[run + 1]! - page
+    return this.#located
   }
 
-  /** The pages of a chunk; shared, not to be written to, and good until the caller waits for anything else. */
-  chunk(index: number, options: CallOptions = {}): Promise<Uint8Array> {
-    const opened = this.#opened.get(index)
-    if (opened !== undefined) return Promise.resolve(opened.bytes)
-    const shared = this.#underWay.get(index) ?? this.#start(index)
-    return options.signal === undefined ? shared : raceSignal(shared, options.signal)
+  /** The arena's slot of a chunk, pinned until `unpin`; or ABSENT: then it can be wanted. */
+  pin(chunk: number): number {
+    return this.#arena.pin(this.#numbers[chunk]!)
   }
 
-  /** Begins to fetch a chunk that `chunk` will be asked for; its error, if any, is for that call to meet. */
-  prefetch(index: number): void {
-    if (!this.#opened.has(index) && !this.#underWay.has(index)) this.#start(index).catch(() => undefined)
-  }
-
-  /** Not bound to the first caller's signal: others may be waiting for the same chunk. */
-  #start(index: number): Promise<Uint8Array> {
-    const fetched = this.#open(this.#locator.at(index), {})
-      .then(pages => {
-        this.#opened.set(index, pages)
-        return pages.bytes
-      })
-      .finally(() => this.#underWay.delete(index))
-    this.#underWay.set(index, fetched)
-    return fetched
+  unpin(slot: number): void {
+    this.#arena.unpin(slot)
   }
 
   /**
-   * Fills `target` with the image's bytes from `offset` on, as far as the image goes.
-   * @returns how many bytes that was: less than `target.length` only at the end of the image.
+   * Fills `target` with the image's bytes from `offset` on, if all of them are zeros or in L1 memory. Synchronous, on any thread.
+   * @returns how many bytes that were: less than `target.length` only at the end of the image. 0: something is missing (part of `target` may have been written to), or
+   * `offset` is at the end.
    */
-  async readInto(image: ManifestImage, target: Uint8Array, offset: number, options: CallOptions = {}): Promise<number> {
-    const end = Math.min(offset + target.length, image.sizeBytes)
+  tryReadInto(target: Uint8Array, offset: number): number {
+    const { starts, chunks, firsts } = this.#map
+    const end = Math.min(offset + target.length, this.sizeBytes)
     for (let at = offset; at < end; ) {
       const page = Math.floor(at / PAGE_BYTES)
-      const { chunk, first, count } = image.map.locate(page)
-      const until = Math.min((page + count) * PAGE_BYTES, end)
+      const run = this.#runAt(page)
+      const until = Math.min(starts[run + 1]! * PAGE_BYTES, end)
+      const chunk = chunks[run]!
       if (chunk === ZERO) target.fill(0, at - offset, until - offset)
       else {
-        const bytes = await this.chunk(chunk, options)
-        const from = first * PAGE_BYTES + (at - page * PAGE_BYTES)
-        target.set(bytes.subarray(from, from + until - at), at - offset)
+        const slot = this.pin(chunk)
+        if (slot === ABSENT) return 0
+        this.#arena.copy(slot, (firsts[run]! - starts[run]!) * PAGE_BYTES + at, until - at, target, at - offset)
+        this.#arena.unpin(slot)
       }
       at = until
     }
     return Math.max(0, end - offset)
   }
-}
 
-function raceSignal<T>(shared: Promise<T>, signal: AbortSignal): Promise<T> {
-  signal.throwIfAborted()
-  const { promise, resolve, reject } = Promise.withResolvers<T>()
-  const aborted = (): void => reject(signal.reason)
-  signal.addEventListener('abort', aborted, { once: true })
-  shared.then(resolve, reject).finally(() => signal.removeEventListener('abort', aborted))
-  return promise
+  /** As `tryReadInto`, but what is missing is wanted of the engine. The buffer is written to until the promise settles. */
+  async readInto(held: HeldSnapshot, target: Uint8Array, offset: number, options: ReadOptions): Promise<number> {
+    const pieces = this.#pieces(target, offset)
+    const end = Math.min(offset + target.length, this.sizeBytes)
+    const isOne = end - offset <= PAGE_BYTES
+    await forEachAtOnce(pieces, isOne ? 1 : CHUNKS_AT_ONCE, async ({ chunk, from, sizeBytes, at }) => {
+      const { slot, tier } = await held.want(chunk, options)
+      this.#arena.copy(slot, from, sizeBytes, target, at)
+      this.#arena.unpin(slot)
+      options.onServed?.(tier, sizeBytes)
+    })
+    return Math.max(0, end - offset)
+  }
+
+  /** The stretches of a read, zeros filled in on the way. */
+  *#pieces(target: Uint8Array, offset: number): Generator<Piece> {
+    const end = Math.min(offset + target.length, this.sizeBytes)
+    for (let at = offset; at < end; ) {
+      const page = Math.floor(at / PAGE_BYTES)
+      const { chunk, first, count } = this.locate(page)
+      const until = Math.min((page + count) * PAGE_BYTES, end)
+      if (chunk === ZERO) target.fill(0, at - offset, until - offset)
+      else yield { chunk, from: first * PAGE_BYTES + at - page * PAGE_BYTES, sizeBytes: until - at, at: at - offset }
+      at = until
+    }
+  }
+
+  #runAt(page: number): number {
+    const { starts } = this.#map
+    if (starts[this.#run]! > page || starts[this.#run + 1]! <= page) this.#run = this.#map.runAt(page)
+    return this.#run
+  }
 }

@@ -3,20 +3,22 @@
  */
 
 import { diffSnapshots, type SnapshotDiff } from './diff.ts'
+import type { EngineStore } from './engine.ts'
 import { isThawError, ThawError } from './errors.ts'
-import { type FoundOutline, findOutline, type Location, listSnapshots, openSnapshot } from './find.ts'
+import { type FoundOutline, findOutline, type Location, listSnapshots, openSnapshot, type StoredSnapshot } from './find.ts'
 import { readIdentity, requireKinship } from './identity.ts'
 import { type Inspection, inspectSnapshot, type OutlineFigures, outlineFigures } from './inspect.ts'
 import type { Keyring } from './keys.ts'
 import { manifestKey, wrappedKeysKey } from './layout.ts'
 import type { ImageKind } from './manifest.ts'
 import { formatTagName, type TagName } from './names.ts'
+import { type Cache, createCache } from './open-cache.ts'
 import { type PushedSnapshot, type PushOptions, type PushSpec, pushSnapshot } from './push.ts'
-import type { StoredSnapshot } from './reader.ts'
 import { type Hint, needsKeyring, Refs, type ResolvedRef } from './refs.ts'
 import { initStore as initObjects, listRoots, type Root, readRootState } from './root.ts'
 import { SEALING_PROFILE } from './seal.ts'
 import { Snapshot } from './snapshot.ts'
+import type { ReadFigures } from './stats.ts'
 import { requireConditionalPut } from './store/check.ts'
 import { openObjectStore } from './store/open.ts'
 import type { CallOptions, ObjectStore } from './store.ts'
@@ -26,6 +28,8 @@ import { type VerifyOptions, type VerifyReport, verifySnapshot } from './verify.
 export interface OpenOptions extends CallOptions {
   /** Without one, only what needs no key can be done: list, inspect and verify by the cleartext. */
   readonly keyring?: Keyring | undefined
+  /** What reads go through; the caller's to close, after the store. Default: one of the store's own, with 16 MiB of memory and no other tier. */
+  readonly cache?: Cache | undefined
   /** Refuse to push with another zstd than the root's profile names, where the default is to warn: such chunks share nothing. */
   readonly requireProfile?: boolean | undefined
 }
@@ -78,6 +82,8 @@ export interface SnapshotSummary extends OutlineFigures {
     | undefined
 }
 
+/** L1 memory of a store that was given no cache. */
+const OWN_MEMORY_BYTES = 16 * 2 ** 20
 /** Times a push is done again because its root expired meanwhile: rotation takes hours, so once is already rare. */
 const PUSH_ATTEMPTS_MAX = 3
 
@@ -106,14 +112,33 @@ export async function initStore(
 export async function openStore(url: string, options: OpenOptions = {}): Promise<SnapshotStore> {
   const objects = await openObjectStore(url)
   try {
-    const { signal, keyring } = options
-    const [identity, roots] = await Promise.all([readIdentity(objects, { signal }), listRoots(objects, { signal })])
-    if (keyring !== undefined) await requireKinship(objects, identity, keyring)
-    return new SnapshotStore(objects, identity.storeId, roots, options)
+    return await openStoreOver(objects, options)
   } catch (error) {
     await objects.close()
     throw error
   }
+}
+
+/** As `openStore`, over an object store that is open; closing the one closes the other. */
+export async function openStoreOver(objects: ObjectStore, options: OpenOptions): Promise<SnapshotStore> {
+  const { signal, keyring, cache } = options
+  const [identity, roots] = await Promise.all([readIdentity(objects, { signal }), listRoots(objects, { signal })])
+  if (keyring !== undefined) await requireKinship(objects, identity, keyring)
+  return new SnapshotStore(await readThroughCache(objects, cache), identity.storeId, roots, options)
+}
+
+async function readThroughCache(objects: ObjectStore, shared: Cache | undefined): Promise<StoreParts> {
+  const cache = shared ?? (await createCache({ memoryBytes: OWN_MEMORY_BYTES }))
+  return { objects, cache, engine: await cache.engine.openStore(objects), ownsCache: shared === undefined }
+}
+
+/** What a store works with. */
+interface StoreParts {
+  readonly objects: ObjectStore
+  readonly cache: Cache
+  readonly engine: EngineStore
+  /** Whether nobody else reads through the cache. */
+  readonly ownsCache: boolean
 }
 
 /** Made by `openStore`. */
@@ -121,6 +146,8 @@ export class SnapshotStore implements AsyncDisposable {
   /** 32 hex digits. */
   readonly id: string
   readonly #objects: ObjectStore
+  readonly #parts: StoreParts
+  readonly #snapshots = new Set<Snapshot>()
   readonly #keyring: Keyring | undefined
   readonly #tags: Tags | undefined
   readonly #refs: Refs
@@ -128,9 +155,11 @@ export class SnapshotStore implements AsyncDisposable {
   #roots: readonly Root[]
 
   /** @internal */
-  constructor(objects: ObjectStore, id: string, roots: readonly Root[], { keyring, requireProfile }: OpenOptions) {
+  constructor(parts: StoreParts, id: string, roots: readonly Root[], { keyring, requireProfile }: OpenOptions) {
+    const { objects } = parts
     this.id = id
     this.#objects = objects
+    this.#parts = parts
     this.#roots = roots
     this.#keyring = keyring
     this.#tags = keyring && new Tags(objects, keyring, id)
@@ -157,7 +186,7 @@ export class SnapshotStore implements AsyncDisposable {
       const root = this.#activeRoot()
       const warnings = this.#profileWarnings(root)
       const parent = parentRef && (await this.#open(parentRef, call))
-      const pushed = await pushSnapshot({ objects: this.#objects, keyring: this.#needKeyring(), root }, spec, parent, options)
+      const pushed = await pushSnapshot({ ...this.#parts, keyring: this.#needKeyring(), root }, spec, parent, options)
       const state = await readRootState(this.#objects, root.id, call)
       if (state !== undefined && state.state !== 'expired') {
         const tag = spec.tag === undefined ? undefined : await this.#tagPushed({ tenant: spec.tenant, name: spec.tag }, pushed, call)
@@ -207,7 +236,18 @@ export class SnapshotStore implements AsyncDisposable {
 
   /** Opens a snapshot to read from. @throws as `resolve`, and WRONG_KEY, CORRUPT, BAD_FORMAT */
   async open(ref: string, options: CallOptions = {}): Promise<Snapshot> {
-    return new Snapshot(this.#objects, await this.#openRef(ref, options))
+    const stored = await this.#openRef(ref, options)
+    const { cache, engine: store } = this.#parts
+    const held = await store.hold(stored.manifest, stored.root)
+    const source = { engine: cache.engine, store, held, onClose: () => this.#snapshots.delete(snapshot) }
+    const snapshot: Snapshot = new Snapshot(source, stored)
+    this.#snapshots.add(snapshot)
+    return snapshot
+  }
+
+  /** What was read through the store's cache, by this store and others that share it. */
+  stats(): Promise<ReadFigures> {
+    return this.#parts.cache.stats()
   }
 
   async #openRef(ref: string, options: CallOptions): Promise<StoredSnapshot> {
@@ -215,7 +255,7 @@ export class SnapshotStore implements AsyncDisposable {
   }
 
   async #open({ id, root }: Hint, options: CallOptions): Promise<StoredSnapshot> {
-    return await openSnapshot(this.#objects, this.#needKeyring(), id, this.#rootIds(root), options)
+    return await openSnapshot(this.#parts, this.#needKeyring(), id, this.#rootIds(root), options)
   }
 
   /** Like `#open`, but undefined if there is no keyring, or it lacks the key. */
@@ -329,7 +369,7 @@ export class SnapshotStore implements AsyncDisposable {
   /** Checks everything a snapshot consists of; what is bad is in the report. @throws as `resolve`, UNAVAILABLE, TIMEOUT, DENIED */
   async verify(ref: string, options: VerifyOptions = {}): Promise<VerifyReport> {
     const { found, stored } = await this.#find(ref, options)
-    return await verifySnapshot(this.#objects, found, stored, options)
+    return await verifySnapshot(this.#parts.engine, found, stored, options)
   }
 
   async #find(
@@ -355,9 +395,13 @@ export class SnapshotStore implements AsyncDisposable {
     return this.#tags ?? needsKeyring()
   }
 
-  /** Later calls reject with CLOSED. Idempotent. */
+  /** Ends what is under way, and closes the snapshots that are open: later calls reject with CLOSED. Idempotent. */
   async close(): Promise<void> {
-    await this.#objects.close()
+    for (const snapshot of this.#snapshots) await snapshot.close()
+    const { objects, cache, engine, ownsCache } = this.#parts
+    await engine.close()
+    if (ownsCache) await cache.close()
+    await objects.close()
   }
 
   [Symbol.asyncDispose](): Promise<void> {

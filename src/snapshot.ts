@@ -1,10 +1,19 @@
 /** An open snapshot: its images to read from, or to pull whole. */
+import type { Engine, EngineStore, HeldSnapshot } from './engine.ts'
 import { ThawError } from './errors.ts'
+import type { StoredSnapshot } from './find.ts'
 import type { Layer } from './keys.ts'
 import type { ImageKind, ManifestImage } from './manifest.ts'
 import { type PullOptions, type PullResult, pullImages } from './pull.ts'
-import { inlineOpener, Reader, type StoredSnapshot } from './reader.ts'
-import type { CallOptions, ObjectStore } from './store.ts'
+import { ImageReader, type ReadOptions } from './reader.ts'
+
+/** What an open snapshot reads from. */
+export interface SnapshotSource {
+  readonly engine: Engine
+  readonly store: EngineStore
+  readonly held: HeldSnapshot
+  readonly onClose: () => void
+}
 
 /** Made by `SnapshotStore.open`. Closing it lets go of opened chunks; the store stays open. */
 export class Snapshot implements AsyncDisposable {
@@ -18,12 +27,12 @@ export class Snapshot implements AsyncDisposable {
   readonly createdAt: Date
   readonly labels: ReadonlyMap<string, string>
   readonly images: readonly SnapshotImage[]
-  readonly #objects: ObjectStore
+  readonly #source: SnapshotSource
   readonly #stored: StoredSnapshot
   #closed = false
 
   /** @internal */
-  constructor(objects: ObjectStore, stored: StoredSnapshot) {
+  constructor(source: SnapshotSource, stored: StoredSnapshot) {
     const { id, root, manifest } = stored
     this.id = id
     this.root = root
@@ -32,9 +41,8 @@ export class Snapshot implements AsyncDisposable {
     this.parent = manifest.parent
     this.createdAt = new Date(manifest.createdAtMs)
     this.labels = manifest.labels
-    const reader = new Reader(stored, inlineOpener(objects))
-    this.images = manifest.images.map(image => new SnapshotImage(image, reader, () => this.#open()))
-    this.#objects = objects
+    this.images = manifest.images.map(image => new SnapshotImage(image, source, () => this.#open()))
+    this.#source = source
     this.#stored = stored
   }
 
@@ -52,7 +60,7 @@ export class Snapshot implements AsyncDisposable {
    */
   pull(dir: string, options: PullOptions = {}): Promise<PullResult> {
     this.#open()
-    return pullImages(this.#objects, this.#stored, dir, options)
+    return pullImages(this.#source.store, this.#stored, dir, options)
   }
 
   #open(): void {
@@ -61,7 +69,10 @@ export class Snapshot implements AsyncDisposable {
 
   /** Later calls reject with CLOSED. Idempotent. */
   async close(): Promise<void> {
+    if (this.#closed) return
     this.#closed = true
+    this.#source.held.release()
+    this.#source.onClose()
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -74,25 +85,26 @@ export class SnapshotImage {
   readonly name: string
   readonly kind: ImageKind
   readonly sizeBytes: number
-  readonly #image: ManifestImage
-  readonly #reader: Reader
+  readonly #source: SnapshotSource
+  readonly #reader: ImageReader
   readonly #checkOpen: () => void
 
   /** @internal */
-  constructor(image: ManifestImage, reader: Reader, checkOpen: () => void) {
-    this.name = image.name
-    this.kind = image.kind
-    this.sizeBytes = image.sizeBytes
-    this.#image = image
-    this.#reader = reader
+  constructor({ name, kind, sizeBytes, map }: ManifestImage, source: SnapshotSource, checkOpen: () => void) {
+    this.name = name
+    this.kind = kind
+    this.sizeBytes = sizeBytes
+    this.#source = source
     this.#checkOpen = checkOpen
+    const { starts, chunks, firsts } = map
+    this.#reader = new ImageReader({ sizeBytes, starts, chunks, firsts, numbers: source.held.numbers }, source.engine.arena)
   }
 
   /**
    * Bytes [offset, offset + length) of the image, verified, in a buffer that is the caller's; fewer at the end of the image.
-   * @throws RangeError; CORRUPT, UNAVAILABLE, TIMEOUT: never zeroes in place of bytes that cannot be had
+   * @throws RangeError; CORRUPT, NOT_FOUND, UNAVAILABLE, TIMEOUT, DENIED with the tier that is to blame: never zeroes in place of bytes that cannot be had
    */
-  async read(offset: number, length: number, options: CallOptions = {}): Promise<Uint8Array> {
+  async read(offset: number, length: number, options: ReadOptions = {}): Promise<Uint8Array> {
     if (!Number.isSafeInteger(length) || length < 0) throw new RangeError(`length ${length} is not a number of bytes`)
     const target = new Uint8Array(Math.max(0, Math.min(length, this.sizeBytes - offset)))
     await this.readInto(target, offset, options)
@@ -102,11 +114,28 @@ export class SnapshotImage {
   /**
    * Fills `target` with the image's bytes from `offset` on. The buffer is written to until the promise settles.
    * @returns how many bytes there were: less than `target.length` only at the end of the image.
+   * @throws as `read`
    */
-  async readInto(target: Uint8Array, offset: number, options: CallOptions = {}): Promise<number> {
+  async readInto(target: Uint8Array, offset: number, options: ReadOptions = {}): Promise<number> {
+    options.signal?.throwIfAborted()
+    const there = this.tryReadInto(target, offset)
+    if (there > 0) {
+      options.onServed?.('memory', there)
+      return there
+    }
+    return await this.#reader.readInto(this.#source.held, target, offset, options)
+  }
+
+  /**
+   * Fills `target` with the image's bytes from `offset` on, if all of them are in L1 memory: at once, and without allocating anything.
+   * @returns how many bytes that were, or 0: some are not there (`target` may have been written to nevertheless), or `offset` is at the end of the image.
+   * @throws RangeError
+   */
+  tryReadInto(target: Uint8Array, offset: number): number {
     this.#checkOpen()
     if (!Number.isSafeInteger(offset) || offset < 0) throw new RangeError(`offset ${offset} is not a position in an image`)
-    options.signal?.throwIfAborted()
-    return this.#reader.readInto(this.#image, target, offset, options)
+    const bytes = this.#reader.tryReadInto(target, offset)
+    if (bytes > 0) this.#source.engine.countHit(bytes)
+    return bytes
   }
 }

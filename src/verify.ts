@@ -1,16 +1,19 @@
 /**
  * Checks a snapshot against what its manifest says: every chunk against its id and, with the keys, every range of every image, read through the page map, against
  * its digest. Finds all that is bad, not the first.
+ *
+ * It asks the store itself, past the caches, but on the same path: what the store holds is what is to be known, and a good copy in a cache would hide a bad original.
  */
-import { RANGE_BYTES, rangeCount } from './chunk.ts'
+import { CHUNK_PAGES, PAGE_BYTES, pageCount, RANGE_BYTES, rangeCount } from './chunk.ts'
+import { ChunkPlaces } from './engine/chunk-table.ts'
+import type { EngineStore } from './engine.ts'
 import { type ErrorCode, isThawError, ThawError } from './errors.ts'
-import type { FoundOutline } from './find.ts'
-import { chunkKey as chunkObjectKey } from './layout.ts'
-import { chunkCount, chunkId, DIGEST_BYTES, type ManifestImage, type Outline, RANGE_STATE, segmentOfChunks } from './manifest.ts'
-import { pooledOpener } from './reader/pooled-opener.ts'
-import { fetchSealed, OPENED_CHUNKS_MAX, Reader, type StoredSnapshot } from './reader.ts'
+import type { FoundOutline, StoredSnapshot } from './find.ts'
+import { chunkCount, DIGEST_BYTES, type ManifestImage, type Outline, RANGE_STATE } from './manifest.ts'
+import { ZERO } from './pagemap.ts'
+import { ChunkReader, OPENED_CHUNKS_MAX } from './reader/chunk-reader.ts'
 import { SealPool } from './seal/pool.ts'
-import type { ObjectStore } from './store.ts'
+import type { CallOptions } from './store.ts'
 import { forEachAtOnce } from './util/at-once.ts'
 
 export interface VerifyProgress {
@@ -52,20 +55,20 @@ const RANGES_AT_ONCE = 8
 
 /** @param snapshot undefined if the keyring cannot open it. @throws UNAVAILABLE, TIMEOUT, DENIED */
 export async function verifySnapshot(
-  objects: ObjectStore,
+  store: EngineStore,
   found: FoundOutline,
   snapshot: StoredSnapshot | undefined,
   options: VerifyOptions,
 ): Promise<VerifyReport> {
-  await using pool = new SealPool({ slots: RANGES_AT_ONCE + objects.concurrency + OPENED_CHUNKS_MAX })
-  const verification = new Verification(objects, found, pool, options)
+  await using pool = new SealPool({ slots: RANGES_AT_ONCE + store.concurrency + OPENED_CHUNKS_MAX, sealedSlab: store.slab })
+  const verification = new Verification(store, found, pool, options)
   if (snapshot !== undefined) await verification.images(snapshot)
   await verification.remainingChunks()
   return verification.report(snapshot !== undefined)
 }
 
 class Verification {
-  readonly #objects: ObjectStore
+  readonly #store: EngineStore
   readonly #found: FoundOutline
   readonly #pool: SealPool
   readonly #options: VerifyOptions
@@ -76,8 +79,8 @@ class Verification {
   #bytes = 0
   #reportedAt = 0
 
-  constructor(objects: ObjectStore, found: FoundOutline, pool: SealPool, options: VerifyOptions) {
-    this.#objects = objects
+  constructor(store: EngineStore, found: FoundOutline, pool: SealPool, options: VerifyOptions) {
+    this.#store = store
     this.#found = found
     this.#pool = pool
     this.#options = options
@@ -85,18 +88,12 @@ class Verification {
   }
 
   async images(snapshot: StoredSnapshot): Promise<void> {
-    const open = pooledOpener(this.#objects, this.#pool)
-    const indexOf = new Map(this.#allChunks().map(({ id, index }) => [id.toString('hex'), index]))
-    const reader = new Reader(snapshot, async (chunk, options) => {
-      const index = indexOf.get(Buffer.from(chunk.id).toString('hex'))!
-      try {
-        return await open(chunk, options)
-      } catch (error) {
-        this.#judge(chunk.objectKey, error)
-        throw error
-      } finally {
-        this.#count(index, chunk.sealedBytes)
-      }
+    const reader = new ChunkReader(this.#store, this.#pool, snapshot, {
+      originOnly: true,
+      onFetched: (index, { sealed }, error) => {
+        if (error !== undefined) this.#judge(sealed.objectKey, error)
+        this.#count(index, sealed.sizeBytes)
+      },
     })
     const lineageKey = new Uint8Array(snapshot.manifest.lineageKey)
     for (const image of snapshot.manifest.images) {
@@ -105,14 +102,14 @@ class Verification {
     }
   }
 
-  async #range(image: ManifestImage, range: number, reader: Reader, lineageKey: Uint8Array): Promise<void> {
+  async #range(image: ManifestImage, range: number, reader: ChunkReader, lineageKey: Uint8Array): Promise<void> {
     const { signal } = this.#options
     signal?.throwIfAborted()
     const offset = range * RANGE_BYTES
     const sizeBytes = Math.min(RANGE_BYTES, image.sizeBytes - offset)
     const slot = await this.#pool.acquire()
     try {
-      await reader.readInto(image, slot.bytes.subarray(0, sizeBytes), offset, { signal })
+      await readRange(reader, image, slot.bytes.subarray(0, sizeBytes), range, { signal })
       const digest = image.digests.digests.slice(range * DIGEST_BYTES, (range + 1) * DIGEST_BYTES)
       const { state } = await this.#pool.run(slot, { kind: 'scan', file: undefined, sizeBytes, lineageKey, layout: 'compare', digest })
       const wanted = image.digests.states[range]
@@ -133,29 +130,24 @@ class Verification {
 
   /** Chunks that no image made us fetch: all of them, without keys. */
   async remainingChunks(): Promise<void> {
-    const left = this.#allChunks().filter(({ index }) => this.#checked[index] === 0)
-    await forEachAtOnce(left, this.#objects.concurrency, async ({ index, id, objectKey, sealedBytes }) => {
+    const { outline, root } = this.#found
+    const places = new ChunkPlaces(outline, root)
+    const left = [...this.#checked.keys()].filter(index => this.#checked[index] === 0)
+    await forEachAtOnce(left, this.#store.concurrency, async index => {
       const { signal } = this.#options
       signal?.throwIfAborted()
-      const slot = await this.#pool.acquire()
+      const sealed = places.at(index)
+      const id = new Uint8Array(Buffer.from(sealed.id, 'hex'))
       try {
-        await fetchSealed(this.#objects, { objectKey, sealedBytes }, slot.bytes, { signal })
-        await this.#pool.run(slot, { kind: 'verify', sealedBytes, id: new Uint8Array(id) })
+        await this.#store.withSealed(
+          sealed,
+          ({ slot, bytes }) => this.#pool.run(undefined, { kind: 'verify', sealed: { index: slot, sizeBytes: bytes.length }, id }),
+          { signal, originOnly: true },
+        )
       } catch (error) {
-        this.#judge(objectKey, error)
-      } finally {
-        slot.release()
+        this.#judge(sealed.objectKey, error)
       }
-      this.#count(index, sealedBytes)
-    })
-  }
-
-  #allChunks(): { index: number; id: Buffer; objectKey: string; sealedBytes: number }[] {
-    const { outline, root } = this.#found
-    const segmentOf = segmentOfChunks(outline)
-    return Array.from(outline.sealedBytes, (sealedBytes, index) => {
-      const id = chunkId(outline, index)
-      return { index, id, objectKey: chunkObjectKey(root, outline.segments[segmentOf[index]!]!.domain, id.toString('hex')), sealedBytes }
+      this.#count(index, sealed.sizeBytes)
     })
   }
 
@@ -184,6 +176,26 @@ class Verification {
   report(opened: boolean): VerifyReport {
     this.#options.onProgress?.(this.#progress())
     return { id: this.#found.id, chunks: this.#chunks, bytes: this.#bytes, opened, bad: [...this.#bad.values()] }
+  }
+}
+
+/** Fills `target` with a range of an image, through its page map. */
+async function readRange(
+  reader: ChunkReader,
+  { map }: ManifestImage,
+  target: Uint8Array,
+  range: number,
+  options: CallOptions,
+): Promise<void> {
+  const from = range * CHUNK_PAGES
+  for (const { page, count, chunk, first } of map.runs(from, from + pageCount(target.length))) {
+    const at = (page - from) * PAGE_BYTES
+    const end = Math.min(at + count * PAGE_BYTES, target.length)
+    if (chunk === ZERO) target.fill(0, at, end)
+    else {
+      const pages = await reader.chunk(chunk, options)
+      target.set(pages.subarray(first * PAGE_BYTES, first * PAGE_BYTES + end - at), at)
+    }
   }
 }
 

@@ -59,10 +59,10 @@ export interface ObjectOptions extends Omit<FetchOptions, 'originOnly'> {
 export class SealedSource {
   readonly #tiers: Tiers
   readonly #origin: Origin
-  /** By id and the first tier to ask. */
+  /** By the first tier to ask, and all that the snapshot says of the chunk: one that says something wrong fails alone. */
   readonly #flights = new Flights<string, Lease>((lease, holders) => lease.share(holders))
 
-  /** By object key. */
+  /** By object key, and whether caches are asked. */
   readonly #objects = new Flights<string, Uint8Array>()
 
   constructor(tiers: Tiers, origin: Origin) {
@@ -77,7 +77,7 @@ export class SealedSource {
   async withSealed<T>(ref: SealedRef, use: (sealed: SealedBytes) => T | Promise<T>, options: FetchOptions = {}): Promise<T> {
     const bad = new Set<CountedCache>()
     for (let from = options.originOnly ? this.#tiers.caches.length : 0; ; ) {
-      const lease = await this.#flights.join(`${from} ${ref.id}`, flight => this.#fetch(ref, from, bad, flight), options)
+      const lease = await this.#flights.join(`${from} ${ref.sizeBytes} ${ref.objectKey}`, flight => this.#fetch(ref, from, bad, flight), options)
       try {
         const result = await use(lease)
         lease.praise(() => this.#fill(ref.id, lease, bad, options))
@@ -102,7 +102,7 @@ export class SealedSource {
    * @throws CORRUPT, NOT_FOUND, BAD_FORMAT (too large), UNAVAILABLE, TIMEOUT, DENIED of the origin
    */
   get(id: string, objectKey: string, { sizeMax, ...options }: ObjectOptions): Promise<Uint8Array> {
-    return this.#objects.join(objectKey, flight => this.#get(id, objectKey, sizeMax, flight), options)
+    return this.#objects.join(`${originOnly === true} ${objectKey}`, flight => this.#get(id, objectKey, sizeMax, flight), options)
   }
 
   async #get(id: string, objectKey: string, sizeMax: number, flight: Flight): Promise<Uint8Array> {

@@ -7,9 +7,9 @@
 import { ThawError } from '../errors.ts'
 import { chunkKey } from '../layout.ts'
 import { type Manifest, type Segment, segmentOfChunks } from '../manifest.ts'
-import type { Slot } from '../seal/slab.ts'
 import type { SealedPages } from '../seal/tasks.ts'
 import type { CallOptions } from '../store.ts'
+import type { Slot } from '../util/slab.ts'
 import { type Destination, Presence } from './presence.ts'
 import type { PushCounts } from './progress.ts'
 

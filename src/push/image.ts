@@ -7,7 +7,7 @@
 import { CHUNK_PAGES, PAGE_BYTES, pageCount, rangeCount } from '../chunk.ts'
 import { DIGEST_BYTES, type ImageKind, type ManifestImage, RANGE_STATE } from '../manifest.ts'
 import { PageMapBuilder, ZERO } from '../pagemap.ts'
-import type { Reader } from '../reader.ts'
+import type { ChunkReader } from '../reader/chunk-reader.ts'
 import type { SealPool } from '../seal/pool.ts'
 import type { ScanResult } from '../seal/tasks.ts'
 import type { Outbox } from './outbox.ts'
@@ -30,7 +30,7 @@ export interface ImageContext {
 /** The parent's image of the same name, and the means to read it. */
 export interface ParentImage {
   readonly image: ManifestImage
-  readonly reader: Reader
+  readonly reader: ChunkReader
 }
 
 /** Reads the source to its end. Chunk indices in the map are the writer's. */

@@ -1,9 +1,10 @@
 /**
  * Chunks on their way from the sealing threads to the store. Bounded by the slots they hold; the first failure ends the push.
  */
-import type { Slot } from '../seal/slab.ts'
+
 import type { SealedPages } from '../seal/tasks.ts'
 import type { CallOptions } from '../store.ts'
+import type { Slot } from '../util/slab.ts'
 import type { ChunkWriter } from './chunk-writer.ts'
 
 export class Outbox {

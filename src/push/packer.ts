@@ -3,7 +3,7 @@
  */
 import { endsPack, PAGE_BYTES } from '../chunk.ts'
 import type { SealPool } from '../seal/pool.ts'
-import type { Slot } from '../seal/slab.ts'
+import type { Slot } from '../util/slab.ts'
 import type { Outbox } from './outbox.ts'
 
 /** Where a page went. */

@@ -4,7 +4,7 @@
 import { PAGE_BYTES } from '../chunk.ts'
 import type { ManifestImage } from '../manifest.ts'
 import { type PageMap, PageMapBuilder, ZERO } from '../pagemap.ts'
-import type { Reader } from '../reader.ts'
+import type { ChunkReader } from '../reader/chunk-reader.ts'
 import type { ImageContext } from './image.ts'
 import { Packer } from './packer.ts'
 
@@ -18,7 +18,7 @@ const USED_SHARE_MIN = 0.25
 export async function repackImages(
   images: readonly ManifestImage[],
   chunkPages: Uint8Array,
-  reader: Reader,
+  reader: ChunkReader,
   context: ImageContext,
 ): Promise<ManifestImage[]> {
   const wasteful = wastefulChunks(images, chunkPages)
@@ -37,7 +37,7 @@ function wastefulChunks(images: readonly ManifestImage[], chunkPages: Uint8Array
   return chunkPages.map((pages, chunk) => (used[chunk]! > 0 && used[chunk]! < pages * USED_SHARE_MIN ? 1 : 0))
 }
 
-async function repack(map: PageMap, wasteful: Uint8Array, reader: Reader, context: ImageContext): Promise<PageMap> {
+async function repack(map: PageMap, wasteful: Uint8Array, reader: ChunkReader, context: ImageContext): Promise<PageMap> {
   const builder = new PageMapBuilder()
   const packer = new Packer(context.pool, context.outbox)
   try {

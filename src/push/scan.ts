@@ -5,8 +5,8 @@ import { CHUNK_PAGES, RANGE_BYTES } from '../chunk.ts'
 import { isThawError, ThawError } from '../errors.ts'
 import { DIGEST_BYTES, type ManifestImage, RANGE_STATE } from '../manifest.ts'
 import type { SealPool } from '../seal/pool.ts'
-import type { Slot } from '../seal/slab.ts'
 import type { ScanResult, ScanTask } from '../seal/tasks.ts'
+import type { Slot } from '../util/slab.ts'
 import type { Source, SourceRange } from './source.ts'
 
 /** Ranges read ahead of the one in turn. With 2 cores 8 keep both busy; a slot each. */

@@ -7,7 +7,7 @@ import { type FileHandle, open } from 'node:fs/promises'
 import { RANGE_BYTES } from '../chunk.ts'
 import { fromErrno, ThawError } from '../errors.ts'
 import { LIMITS } from '../manifest.ts'
-import type { Slot } from '../seal/slab.ts'
+import type { Slot } from '../util/slab.ts'
 import { dataBlocks } from '../util/sparse.ts'
 
 /** One range of an image, in order. */

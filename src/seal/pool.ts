@@ -6,9 +6,10 @@
  */
 import type { Worker } from 'node:worker_threads'
 import { ThawError } from '../errors.ts'
-import { Slab, type Slot } from './slab.ts'
+import { SEALED_BYTES_MAX } from '../seal.ts'
+import { Slab, type SlabMemory, type Slot } from '../util/slab.ts'
 import type { Failure, Reply, Request, ResultOf, SealingKey, Task, WorkerOptions } from './tasks.ts'
-import { giveBack, takeThread, threadCount } from './threads.ts'
+import { giveBack, takeThread, threadCount, wantsNice } from './threads.ts'
 
 const REQUESTS_PER_WORKER = 4
 /** Fewer than this: post more. */
@@ -31,6 +32,8 @@ export interface PoolOptions {
   readonly slots: number
   /** Needed for `scan` and `seal`. */
   readonly sealing?: SealingKey
+  /** Needed for `open`, `write` and `verify`. */
+  readonly sealedSlab?: SlabMemory
 }
 
 export class SealPool implements AsyncDisposable {
@@ -40,10 +43,12 @@ export class SealPool implements AsyncDisposable {
   readonly #onError = (error: unknown): void => this.#end(error)
   #ended: unknown
 
-  constructor({ slots, sealing }: PoolOptions) {
+  constructor({ slots, sealing, sealedSlab }: PoolOptions) {
     const count = threadCount()
-    this.#slab = new Slab(slots + count * REQUESTS_PER_WORKER)
-    this.#members = Array.from({ length: count }, () => this.#enlist({ memory: this.#slab.memory, sealing }))
+    this.#slab = new Slab(slots + count * REQUESTS_PER_WORKER, SEALED_BYTES_MAX)
+    const { memory, slotBytes } = this.#slab
+    const options = { slab: { memory, slotBytes }, sealedSlab, sealing, nice: wantsNice() }
+    this.#members = Array.from({ length: count }, () => this.#enlist(options))
   }
 
   #enlist(options: WorkerOptions): Member {
@@ -67,12 +72,12 @@ export class SealPool implements AsyncDisposable {
     return this.#slab.acquire()
   }
 
-  /** Does the task on the slot's bytes, which are the worker's until the promise settles. */
-  run<T extends Task>(slot: Slot, task: T): Promise<ResultOf[T['kind']]> {
+  /** Does the task on the slot's bytes, if it needs one: they are the worker's until the promise settles. */
+  run<T extends Task>(slot: Slot | undefined, task: T): Promise<ResultOf[T['kind']]> {
     const { promise, resolve, reject } = Promise.withResolvers<ResultOf[Task['kind']]>()
     if (this.#ended !== undefined) reject(this.#ended)
     else {
-      this.#queue.push({ request: { slot: slot.index, task }, resolve, reject })
+      this.#queue.push({ request: { slot: slot?.index, task }, resolve, reject })
       const idle = this.#members.reduce((a, b) => (b.pending.length < a.pending.length ? b : a))
       this.#feed(idle)
     }

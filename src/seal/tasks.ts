@@ -7,6 +7,7 @@ import type { Stretch } from '../chunk.ts'
 import type { ErrorCode } from '../errors.ts'
 import type { Sealer } from '../keys.ts'
 import type { ChunkRef, Sealed } from '../seal.ts'
+import type { SlabMemory } from '../util/slab.ts'
 
 /** How a worker seals; fixed for its life. */
 export interface SealingKey {
@@ -48,17 +49,23 @@ export interface SealTask {
   readonly pages: number
 }
 
-/** Opens the sealed chunk in the slot, in place: its pages lie at the front afterwards. Result: undefined. */
+/** A sealed chunk in a slot of the slab that the read path lends (cache/tiered.ts), where others may be looking at it too. */
+export interface SealedSlot {
+  readonly index: number
+  readonly sizeBytes: number
+}
+
+/** Opens a sealed chunk: its pages lie at the front of the slot afterwards. Result: undefined. */
 export interface OpenTask {
   readonly kind: 'open'
-  readonly sealedBytes: number
+  readonly sealed: SealedSlot
   readonly chunk: ChunkRef
 }
 
-/** Opens the sealed chunk in the slot and writes pages of it to files. Result: bytes written. */
+/** Opens a sealed chunk and writes pages of it to files. Needs no slot. Result: bytes written. */
 export interface WriteTask {
   readonly kind: 'write'
-  readonly sealedBytes: number
+  readonly sealed: SealedSlot
   readonly chunk: ChunkRef
   readonly placements: readonly Placement[]
 }
@@ -73,10 +80,10 @@ export interface Placement {
   readonly sizeBytes: number
 }
 
-/** Compares the sealed bytes in the slot with their id. Result: undefined. */
+/** Compares sealed bytes with their id. Needs no slot. Result: undefined. */
 export interface VerifyTask {
   readonly kind: 'verify'
-  readonly sealedBytes: number
+  readonly sealed: SealedSlot
   readonly id: Uint8Array
 }
 
@@ -92,7 +99,8 @@ export interface ResultOf {
 
 /** Posted in arrays. */
 export interface Request {
-  readonly slot: number
+  /** Undefined for tasks that need none. */
+  readonly slot: number | undefined
   readonly task: Task
 }
 
@@ -108,6 +116,11 @@ export interface Failure {
 
 /** What a worker is told before the requests of a pool. */
 export interface WorkerOptions {
-  readonly memory: SharedArrayBuffer
+  /** The slots of the pool. */
+  readonly slab: SlabMemory
+  /** Where sealed chunks lie that are to be opened, written or verified. */
+  readonly sealedSlab: SlabMemory | undefined
+  /** Give way to all other threads of the machine: for processes that serve guests. */
+  readonly nice: boolean
   readonly sealing: SealingKey | undefined
 }

@@ -13,13 +13,29 @@ const THREADS_MAX = 8
 const HEAP = { maxOldGenerationSizeMb: 64, maxYoungGenerationSizeMb: 2 } as const
 
 /** Options that make a thread forget those it had. */
-const NOTHING: WorkerOptions = { memory: new SharedArrayBuffer(0), sealing: undefined }
+const NOTHING: WorkerOptions = {
+  slab: { memory: new SharedArrayBuffer(0), slotBytes: 0 },
+  sealedSlab: undefined,
+  nice: false,
+  sealing: undefined,
+}
 
 const idle: Worker[] = []
 
 /** Threads of one pool: one a core. */
 export function threadCount(): number {
   return Math.min(availableParallelism(), THREADS_MAX)
+}
+
+let nice = false
+
+/** From now on threads of new pools give way to all others: this process serves guests, and what it does in bulk must not hold up their faults. */
+export function giveWay(): void {
+  nice = true
+}
+
+export function wantsNice(): boolean {
+  return nice
 }
 
 /** Starts the threads of one pool in advance. */

@@ -5,12 +5,13 @@
 import assert from 'node:assert/strict'
 import { createCipheriv } from 'node:crypto'
 import { fstatSync, readSync, writeSync } from 'node:fs'
+import { constants, setPriority } from 'node:os'
 import { parentPort } from 'node:worker_threads'
 import { CHUNK_PAGES, gather, markPages, PAGE_BYTES, pageCount, stretchesOf } from '../chunk.ts'
 import { fromErrno, ThawError } from '../errors.ts'
 import { encodePayload, OpenedChunk, SEALED_BYTES_MAX, sealPayload, verifyChunk } from '../seal.ts'
 import { discard } from '../util/discard.ts'
-import { Slab } from './slab.ts'
+import { Slab } from '../util/slab.ts'
 import type {
   Failure,
   OpenTask,
@@ -21,6 +22,7 @@ import type {
   ScanResult,
   ScanTask,
   SealedPages,
+  SealedSlot,
   SealingKey,
   Task,
   WorkerOptions,
@@ -34,18 +36,24 @@ assert(parentPort !== null)
 const port = parentPort
 let options: WorkerOptions | undefined
 port.on('message', (message: WorkerOptions | readonly Request[]) => {
-  if (!isRequests(message)) options = message
-  else for (const { slot, task } of message) port.postMessage(reply(slot, task))
+  if (isRequests(message)) for (const request of message) port.postMessage(reply(request))
+  else accept(message)
 })
 
 function isRequests(message: WorkerOptions | readonly Request[]): message is readonly Request[] {
   return Array.isArray(message)
 }
 
-function reply(slot: number, task: Task): Reply {
+function accept(given: WorkerOptions): void {
+  options = given
+  // Of this thread alone, on Linux. There is no way back without privilege, and none is needed.
+  if (given.nice) setPriority(constants.priority.PRIORITY_LOW)
+}
+
+function reply({ slot, task }: Request): Reply {
   try {
     assert(options !== undefined)
-    return { result: run(Slab.view(options.memory, slot), task, options.sealing) }
+    return { result: run(slot, task, options) }
   } catch (error) {
     return { failure: failureOf(error) }
   }
@@ -56,21 +64,31 @@ function failureOf(error: unknown): Failure {
   return { code: undefined, message: error instanceof Error ? (error.stack ?? error.message) : String(error), object: undefined }
 }
 
-function run(bytes: Buffer, task: Task, sealing: SealingKey | undefined): ResultOf[Task['kind']] {
+function run(slot: number | undefined, task: Task, options: WorkerOptions): ResultOf[Task['kind']] {
   switch (task.kind) {
     case 'scan':
-      return scan(bytes, task, sealing)
+      return scan(own(slot, options), task, options.sealing)
     case 'seal':
-      return seal(bytes, task.pages, sealing)
+      return seal(own(slot, options), task.pages, options.sealing)
     case 'open':
-      open(bytes, task)
+      open(own(slot, options), lent(task.sealed, options), task)
       return undefined
     case 'write':
-      return write(bytes, task)
+      return write(lent(task.sealed, options), task)
     case 'verify':
-      verifyChunk(bytes.subarray(0, task.sealedBytes), task.id)
+      verifyChunk(lent(task.sealed, options), task.id)
       return undefined
   }
+}
+
+function own(slot: number | undefined, { slab }: WorkerOptions): Buffer {
+  assert(slot !== undefined)
+  return Slab.view(slab, slot)
+}
+
+function lent({ index, sizeBytes }: SealedSlot, { sealedSlab }: WorkerOptions): Buffer {
+  assert(sealedSlab !== undefined)
+  return Slab.view(sealedSlab, index).subarray(0, sizeBytes)
 }
 
 function scan(bytes: Buffer, task: ScanTask, sealing: SealingKey | undefined): ScanResult {
@@ -118,14 +136,14 @@ function seal(bytes: Buffer, pages: number, sealing: SealingKey | undefined): Se
   return { pages, ...sealPayload(payload.subarray(0, payloadBytes), sealing.secret, sealing.salt, bytes) }
 }
 
-function open(bytes: Buffer, { sealedBytes, chunk }: OpenTask): void {
-  const opened = OpenedChunk.open(bytes.subarray(0, sealedBytes), chunk).bytes
-  opened.copy(bytes)
+function open(pages: Buffer, sealed: Buffer, { chunk }: OpenTask): void {
+  const opened = OpenedChunk.open(sealed, chunk).bytes
+  opened.copy(pages)
   discard(opened)
 }
 
-function write(bytes: Buffer, { sealedBytes, chunk, placements }: WriteTask): number {
-  const opened = OpenedChunk.open(bytes.subarray(0, sealedBytes), chunk).bytes
+function write(sealed: Buffer, { chunk, placements }: WriteTask): number {
+  const opened = OpenedChunk.open(sealed, chunk).bytes
   let written = 0
   for (const { fd, path, offset, from, sizeBytes } of placements) {
     for (let done = 0; done < sizeBytes; ) done += writeChecked({ fd, path }, opened, from + done, sizeBytes - done, offset + done)

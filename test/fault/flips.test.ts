@@ -6,6 +6,7 @@
 import { randomBytes } from 'node:crypto'
 import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
+import { setImmediate } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { PAGE_BYTES } from '../../src/chunk.ts'
 import { openStore, type StorePushSpec } from '../../src/index.ts'
@@ -72,7 +73,9 @@ async function store(tag: string, spec: Omit<StorePushSpec, 'images'>, images: R
 async function outcome(over: ObjectStore, { tag, images }: Stored): Promise<string | undefined> {
   let right = true
   const code = await codeOfAsync(async () => {
-    const opened = await openOver(over, memory.keyring)
+    // A turn of the event loop, without which nothing that was weakly held is ever collected.
+    await setImmediate()
+    await using opened = await openOver(over, memory.keyring)
     await using snapshot = await opened.open(tag)
     right = snapshot.images.length === images.size
     for (const image of snapshot.images) right &&= images.get(image.name)?.equals(await image.read(0, image.sizeBytes + 1)) ?? false

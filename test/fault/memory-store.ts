@@ -4,12 +4,12 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { readIdentity, requireKinship } from '../../src/identity.ts'
 import { createFileKeyring, type FileKeyring, type Keyring } from '../../src/index.ts'
-import { initStore, listRoots } from '../../src/root.ts'
-import { SnapshotStore } from '../../src/snapshot-store.ts'
+import { initStore } from '../../src/root.ts'
+import { openStoreOver, type SnapshotStore } from '../../src/snapshot-store.ts'
 import { memoryStore } from '../../src/store/memory.ts'
 import type { ObjectStore } from '../../src/store.ts'
+import { patchedStore } from '../patched-store.ts'
 
 /** Larger than any object of these tests. */
 const SIZE_MAX = 2 ** 28
@@ -41,11 +41,10 @@ export async function storeOf(keyring: Keyring): Promise<Pick<InMemory, 'objects
   return { objects, store: await openOver(objects, keyring), root: roots[0]!.id }
 }
 
-/** Opens the store that lies in `objects`, as if by a new process. To close it is to close `objects`. */
+/** Opens the store that lies in `objects`, as if by a new process. Closing it leaves `objects` open. */
 export async function openOver(objects: ObjectStore, keyring: Keyring): Promise<SnapshotStore> {
-  const [identity, roots] = await Promise.all([readIdentity(objects), listRoots(objects)])
-  await requireKinship(objects, identity, keyring)
-  return new SnapshotStore(objects, identity.storeId, roots, { keyring })
+  const left = patchedStore(objects, { close: async () => undefined, [Symbol.asyncDispose]: async () => undefined })
+  return await openStoreOver(left, { keyring })
 }
 
 /** Every object, by ascending key. */

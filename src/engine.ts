@@ -1,0 +1,103 @@
+/**
+ * The engine: the read path behind one contract. It asks the tiers, bounds what goes to the origin, holds the keys of open snapshots, opens chunks into the arena, and
+ * decides what leaves it. Readers on any thread find in the arena what is there, and want from the engine what is not.
+ *
+ * It stands on the caller's thread (`engine/local.ts`), or on a worker of its own that is reached through messages (`engine/remote.ts`): then a caller that is busy
+ * for 100 ms holds up nobody's misses (measured: 0.3 ms in place of 100, docs in ARCHITECTURE.md). The contract is the same.
+ */
+import type { Arena } from './arena.ts'
+import type { FetchOptions, SealedBytes, SealedRef } from './cache/tiered.ts'
+import type { CacheDescription } from './cache.ts'
+import type { ChunkColumns } from './engine/chunk-table.ts'
+import type { Tier } from './errors.ts'
+import type { ReadFigures } from './stats.ts'
+import type { CallOptions, ObjectStore } from './store.ts'
+import type { SlabMemory } from './util/slab.ts'
+import type { Urgency } from './util/urgency.ts'
+
+export interface WantOptions extends CallOptions {
+  /** Default: a demand. */
+  readonly urgency?: Urgency | undefined
+}
+
+/** A chunk in the arena, pinned: whoever was given it calls `unpin` once. */
+export interface Pinned {
+  readonly slot: number
+  /** Which tier it came from: `memory` if it was in the arena. */
+  readonly tier: Tier
+}
+
+export interface Engine extends AsyncDisposable {
+  /** For this thread; its `memory` goes to others. */
+  readonly arena: Arena
+
+  /** Begins to read from a store. An engine on a worker opens it there by its URL; closing this leaves `objects` open. */
+  openStore(objects: ObjectStore): Promise<EngineStore>
+
+  /** Counts bytes that a reader on this thread found in the arena. */
+  countHit(bytes: number): void
+
+  figures(): Promise<ReadFigures>
+
+  /** The caches behind memory. */
+  describe(): Promise<readonly CacheDescription[]>
+
+  /** Forgets what lies in these tiers of caches. Resolves to how many entries that were, of each cache. */
+  clear(tiers: readonly Tier[]): Promise<readonly ClearedCache[]>
+
+  /** Settles when copies to caches that were begun before have ended. */
+  settled(): Promise<void>
+
+  /** Ends all use: what is under way rejects with CLOSED. Idempotent. */
+  close(): Promise<void>
+}
+
+/** One store, read through an engine. */
+export interface EngineStore extends AsyncDisposable {
+  /** The slots that `withSealed` lends. */
+  readonly slab: SlabMemory
+
+  /** How many `withSealed` at a time serve this store best. */
+  readonly concurrency: number
+
+  /** Makes the chunks of a snapshot in a root known. It is the caller's to release. @throws NO_SPACE if open snapshots have more chunks than there are numbers */
+  hold(chunks: ChunkColumns, root: string): Promise<HeldSnapshot>
+
+  /**
+   * Bytes that are named by their SHA-256 (a manifest), verified; the caller's.
+   * @throws CORRUPT, NOT_FOUND, BAD_FORMAT (larger than `sizeMax`), UNAVAILABLE, TIMEOUT, DENIED
+   */
+  get(id: string, objectKey: string, options: FetchOptions & { readonly sizeMax: number }): Promise<Uint8Array>
+
+  /** Sealed bytes for work in bulk, as `SealedSource.withSealed` (cache/tiered.ts) lends them. */
+  withSealed<T>(ref: SealedRef, use: (sealed: SealedBytes) => T | Promise<T>, options?: FetchOptions): Promise<T>
+
+  /** Keeps bytes in the caches named, without anybody having asked for them. Resolves to whether all of them have them now. `sealed` may be reused then. */
+  prime(id: string, sealed: Uint8Array, tiers: readonly Tier[]): Promise<boolean>
+
+  close(): Promise<void>
+}
+
+/** A snapshot whose chunks have numbers. */
+export interface HeldSnapshot {
+  /** Names the snapshot to the engine, on every thread. */
+  readonly handle: number
+  /** The number of each chunk, in shared memory. Good until `release`: then it may mean another chunk. */
+  readonly numbers: Uint32Array
+
+  /**
+   * Has a chunk in the arena, whatever that takes.
+   * @throws CORRUPT, BAD_FORMAT, NOT_FOUND, UNAVAILABLE, TIMEOUT, DENIED, CLOSED: with the tier that is to blame
+   */
+  want(chunk: number, options?: WantOptions): Promise<Pinned>
+
+  /** Lets go of the numbers. Nobody may be reading by them any more. Idempotent. */
+  release(): void
+}
+
+/** How much a cache forgot. */
+export interface ClearedCache {
+  readonly tier: Tier
+  readonly name: string
+  readonly entries: number
+}

@@ -1,0 +1,87 @@
+/**
+ * The cache as its users see it: made once a process, given to every store that is opened, closed last. Behind it stands the engine with its tiers.
+ */
+
+import type { DiskCacheOptions } from './cache/disk.ts'
+import type { OriginOptions } from './cache/origin.ts'
+import type { RedisCacheOptions } from './cache/redis.ts'
+import type { CacheDescription, SealedCache } from './cache.ts'
+import { LocalEngine } from './engine/local.ts'
+import type { ClearedCache, Engine } from './engine.ts'
+import type { Tier } from './errors.ts'
+import type { ReadFigures } from './stats.ts'
+import type { Clock } from './util/clock.ts'
+
+export interface CacheOptions {
+  /** Opened chunks in L1 memory, in bytes; default 512 MiB. With 0 only chunks that are being read are in memory (8 MiB). Committed as it fills. */
+  readonly memoryBytes?: number | undefined
+  /** Sealed chunks on a local disk; default: none. */
+  readonly disk?: Omit<DiskCacheOptions, 'clock'> | undefined
+  /** Sealed chunks in Redis or Valkey; default: none. */
+  readonly l2?: Omit<RedisCacheOptions, 'clock'> | undefined
+  /** What may go to each store. */
+  readonly origin?: Omit<OriginOptions, 'clock'> | undefined
+  /** For tests and simulations: time, timers and randomness of all tiers. */
+  readonly clock?: Clock | undefined
+}
+
+const MEMORY_BYTES = 512 * 2 ** 20
+
+/** Opens the tiers. Those across the network connect in the background: one that is down costs nothing but its hits. @throws TypeError, RangeError; DENIED, NO_SPACE for the disk's folder */
+export async function createCache(options: CacheOptions = {}): Promise<Cache> {
+  const { memoryBytes = MEMORY_BYTES, origin, clock } = options
+  if (!Number.isSafeInteger(memoryBytes) || memoryBytes < 0) throw new RangeError(`memoryBytes ${memoryBytes} is not a number of bytes`)
+  return new Cache(new LocalEngine({ memoryBytes, caches: await openCaches(options), origin, clock }))
+}
+
+async function openCaches({ disk, l2, clock }: CacheOptions): Promise<SealedCache[]> {
+  const caches: SealedCache[] = []
+  try {
+    if (disk !== undefined) caches.push(await (await import('./cache/disk.ts')).openDiskCache({ ...disk, clock }))
+    if (l2 !== undefined) caches.push(await (await import('./cache/redis.ts')).openRedisCache({ ...l2, clock }))
+    return caches
+  } catch (error) {
+    for (const cache of caches) await cache.close()
+    throw error
+  }
+}
+
+/** Made by `createCache`. */
+export class Cache implements AsyncDisposable {
+  /** @internal */
+  readonly engine: Engine
+
+  /** @internal */
+  constructor(engine: Engine) {
+    this.engine = engine
+  }
+
+  /** What was read since the cache was made, tier by tier. */
+  stats(): Promise<ReadFigures> {
+    return this.engine.figures()
+  }
+
+  /** The tiers behind memory: what they hold, and whether they serve. */
+  describe(): Promise<readonly CacheDescription[]> {
+    return this.engine.describe()
+  }
+
+  /** Forgets what lies on disk or in L2, for everybody who shares it; default: both. */
+  clear(tiers: readonly Extract<Tier, 'disk' | 'l2'>[] = ['disk', 'l2']): Promise<readonly ClearedCache[]> {
+    return this.engine.clear(tiers)
+  }
+
+  /** Settles when the copies to disk and L2 that are on their way have arrived, or failed. */
+  settled(): Promise<void> {
+    return this.engine.settled()
+  }
+
+  /** Reads under way reject with CLOSED. Stores that read through it are of no use any more: close them first. Idempotent. */
+  close(): Promise<void> {
+    return this.engine.close()
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+}
