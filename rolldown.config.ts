@@ -2,12 +2,18 @@
  * The published program and library: a few files in place of a hundred, because Node takes a third of a millisecond to find and link each, and every command pays it
  * (45 ms against 25). Types are tsc's. Dependencies stay outside.
  *
- * Chunks lie as deep below the package as `src/seal/` and `src/cli/` do: the worker's file and package.json are found by relative paths.
+ * Chunks lie as deep below the package as `src/seal/`, `src/engine/` and `src/cli/` do: the workers' files and package.json are found by relative paths.
  */
 import { defineConfig } from 'rolldown'
 
 export default defineConfig({
-  input: { index: 'src/index.ts', testing: 'src/testing.ts', cli: 'src/cli.ts', 'lib/worker': 'src/seal/worker.ts' },
+  input: {
+    index: 'src/index.ts',
+    testing: 'src/testing.ts',
+    cli: 'src/cli.ts',
+    'lib/worker': 'src/seal/worker.ts',
+    'lib/engine-worker': 'src/engine/worker.ts',
+  },
   platform: 'node',
   // Its helpers for `using`, which Node 22 does not have, are the exception.
   external: id => !/^[./]|^src\/|^@oxc-project\/runtime/.test(id),

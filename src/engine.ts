@@ -6,9 +6,10 @@
  * for 100 ms holds up nobody's misses (measured: 0.3 ms in place of 100, docs in ARCHITECTURE.md). The contract is the same.
  */
 import type { Arena } from './arena.ts'
-import type { FetchOptions, SealedBytes, SealedRef } from './cache/tiered.ts'
+import type { FetchOptions, ObjectOptions, SealedBytes, SealedRef } from './cache/tiered.ts'
 import type { CacheDescription } from './cache.ts'
 import type { ChunkColumns } from './engine/chunk-table.ts'
+import type { LineEnd } from './engine/line.ts'
 import type { Tier } from './errors.ts'
 import type { ReadFigures } from './stats.ts'
 import type { CallOptions, ObjectStore } from './store.ts'
@@ -34,9 +35,16 @@ export interface Engine extends AsyncDisposable {
   /** Begins to read from a store. An engine on a worker opens it there by its URL; closing this leaves `objects` open. */
   openStore(objects: ObjectStore): Promise<EngineStore>
 
+  /**
+   * Opens a line by which another thread wants chunks (engine/line.ts). With `eventfd` the thread is woken by a descriptor where koffi can make one; it is woken by a message
+   * otherwise.
+   */
+  openLine(bell: 'eventfd' | 'message'): Promise<Line>
+
   /** Counts bytes that a reader on this thread found in the arena. */
   countHit(bytes: number): void
 
+  /** With what readers counted on their lines. */
   figures(): Promise<ReadFigures>
 
   /** The caches behind memory. */
@@ -67,7 +75,7 @@ export interface EngineStore extends AsyncDisposable {
    * Bytes that are named by their SHA-256 (a manifest), verified; the caller's.
    * @throws CORRUPT, NOT_FOUND, BAD_FORMAT (larger than `sizeMax`), UNAVAILABLE, TIMEOUT, DENIED
    */
-  get(id: string, objectKey: string, options: FetchOptions & { readonly sizeMax: number }): Promise<Uint8Array>
+  get(id: string, objectKey: string, options: ObjectOptions): Promise<Uint8Array>
 
   /** Sealed bytes for work in bulk, as `SealedSource.withSealed` (cache/tiered.ts) lends them. */
   withSealed<T>(ref: SealedRef, use: (sealed: SealedBytes) => T | Promise<T>, options?: FetchOptions): Promise<T>
@@ -78,9 +86,18 @@ export interface EngineStore extends AsyncDisposable {
   close(): Promise<void>
 }
 
+/** A line as it is for whoever opened it. */
+export interface Line extends AsyncDisposable {
+  /** For the thread that reads, with `end.port` in the transfer list. Besides it the thread needs `arena.memory`, and images that are shared (`SnapshotImage.share`). */
+  readonly end: LineEnd
+
+  /** For when the thread has ended, or has closed its end. Idempotent. */
+  close(): Promise<void>
+}
+
 /** A snapshot whose chunks have numbers. */
 export interface HeldSnapshot {
-  /** Names the snapshot to the engine, on every thread. */
+  /** Names the snapshot to the engine, on every thread; never used again. */
   readonly handle: number
   /** The number of each chunk, in shared memory. Good until `release`: then it may mean another chunk. */
   readonly numbers: Uint32Array

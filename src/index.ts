@@ -15,6 +15,7 @@ export { createFileKeyring, type FileKeyring, fileKeyring } from './keys/file.ts
 export type { KeyListing } from './keys/list.ts'
 export { type Keyring, type Kinship, LAYERS, type Layer, type Sealer, type Signature, type WrappedKey } from './keys.ts'
 export { IMAGE_KINDS, type ImageKind } from './manifest.ts'
+export { type MetricsOptions, type MetricsServer, metricsText, serveMetrics } from './metrics.ts'
 export { checkTagName, checkTenantName, formatTagName, parseRef, type Ref, type TagName } from './names.ts'
 export { Cache, type CacheOptions, createCache } from './open-cache.ts'
 export type { PulledImage, PullOptions, PullProgress, PullResult } from './pull.ts'
@@ -23,22 +24,22 @@ export type { ImageSource, PushedImage, PushedSnapshot, PushOptions, PushSpec } 
 export type { ReadOptions } from './reader.ts'
 export type { ResolvedRef } from './refs.ts'
 export type { Snapshot, SnapshotImage } from './snapshot.ts'
-export {
-  initStore,
-  type ListOptions,
-  type OpenOptions,
-  openStore,
-  type PushResult,
-  type SnapshotStore,
-  type SnapshotSummary,
-  type StorePushSpec,
-  type TagListing,
-  type TagOptions,
-} from './snapshot-store.ts'
+export type {
+  ListOptions,
+  OpenOptions,
+  PushResult,
+  SnapshotSummary,
+  StorePushSpec,
+  TagListing,
+  TagOptions,
+} from './snapshot-store/contract.ts'
+export { initStore, openStore, type SnapshotStore } from './snapshot-store.ts'
 export type { MemoryFigures, OriginFigures, ReadFigures, TierFigures } from './stats.ts'
 export { type CheckResult, checkStore } from './store/check.ts'
 export { type OpenObjectStoreOptions, openObjectStore } from './store/open.ts'
 export type { RetryOptions } from './store/retry.ts'
 export type { S3StoreOptions } from './store/s3.ts'
 export type { CallOptions, GetOptions, ListedObject, ObjectHead, ObjectStore, PutOptions } from './store.ts'
+export { type Distribution, quantileOf } from './util/histogram.ts'
 export type { BadObject, VerifyOptions, VerifyProgress, VerifyReport } from './verify.ts'
+export type { CacheTier, WarmOptions, WarmProgress, WarmResult } from './warm.ts'

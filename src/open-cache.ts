@@ -2,11 +2,8 @@
  * The cache as its users see it: made once a process, given to every store that is opened, closed last. Behind it stands the engine with its tiers.
  */
 
-import type { DiskCacheOptions } from './cache/disk.ts'
-import type { OriginOptions } from './cache/origin.ts'
-import type { RedisCacheOptions } from './cache/redis.ts'
-import type { CacheDescription, SealedCache } from './cache.ts'
-import { LocalEngine } from './engine/local.ts'
+import type { CacheDescription } from './cache.ts'
+import type { EngineOptions } from './engine/start.ts'
 import type { ClearedCache, Engine } from './engine.ts'
 import type { Tier } from './errors.ts'
 import type { ReadFigures } from './stats.ts'
@@ -16,34 +13,34 @@ export interface CacheOptions {
   /** Opened chunks in L1 memory, in bytes; default 512 MiB. With 0 only chunks that are being read are in memory (8 MiB). Committed as it fills. */
   readonly memoryBytes?: number | undefined
   /** Sealed chunks on a local disk; default: none. */
-  readonly disk?: Omit<DiskCacheOptions, 'clock'> | undefined
+  readonly disk?: EngineOptions['disk']
   /** Sealed chunks in Redis or Valkey; default: none. */
-  readonly l2?: Omit<RedisCacheOptions, 'clock'> | undefined
+  readonly l2?: EngineOptions['l2']
   /** What may go to each store. */
-  readonly origin?: Omit<OriginOptions, 'clock'> | undefined
-  /** For tests and simulations: time, timers and randomness of all tiers. */
+  readonly origin?: EngineOptions['origin']
+  /**
+   * Where misses are served; default `worker`: on a thread of their own (30 ms to start, 10 MB), so that a caller who is busy holds up nobody else's. It opens stores by their
+   * URLs. `main`: on the caller's.
+   */
+  readonly thread?: 'main' | 'worker' | undefined
+  /** For tests and simulations: time, timers and randomness of all tiers. Needs `thread: 'main'`. */
   readonly clock?: Clock | undefined
 }
 
 const MEMORY_BYTES = 512 * 2 ** 20
 
 /** Opens the tiers. Those across the network connect in the background: one that is down costs nothing but its hits. @throws TypeError, RangeError; DENIED, NO_SPACE for the disk's folder */
-export async function createCache(options: CacheOptions = {}): Promise<Cache> {
-  const { memoryBytes = MEMORY_BYTES, origin, clock } = options
+export async function createCache({ thread = 'worker', clock, ...options }: CacheOptions = {}): Promise<Cache> {
+  const { memoryBytes = MEMORY_BYTES, disk, l2, origin } = options
   if (!Number.isSafeInteger(memoryBytes) || memoryBytes < 0) throw new RangeError(`memoryBytes ${memoryBytes} is not a number of bytes`)
-  return new Cache(new LocalEngine({ memoryBytes, caches: await openCaches(options), origin, clock }))
+  if (clock !== undefined && thread !== 'main') throw new TypeError("a clock of one's own needs thread: 'main': it does not cross threads")
+  return new Cache(await openEngine(thread, { memoryBytes, disk, l2, origin }, clock))
 }
 
-async function openCaches({ disk, l2, clock }: CacheOptions): Promise<SealedCache[]> {
-  const caches: SealedCache[] = []
-  try {
-    if (disk !== undefined) caches.push(await (await import('./cache/disk.ts')).openDiskCache({ ...disk, clock }))
-    if (l2 !== undefined) caches.push(await (await import('./cache/redis.ts')).openRedisCache({ ...l2, clock }))
-    return caches
-  } catch (error) {
-    for (const cache of caches) await cache.close()
-    throw error
-  }
+async function openEngine(thread: 'main' | 'worker', options: EngineOptions, clock: Clock | undefined): Promise<Engine> {
+  if (thread === 'main') return await (await import('./engine/start.ts')).startEngine(options, clock)
+  const { RemoteEngine, startThread } = await import('./engine/remote.ts')
+  return await RemoteEngine.over(startThread(options))
 }
 
 /** Made by `createCache`. */

@@ -18,6 +18,7 @@ import { type ChunkTable, ChunkWriter } from './push/chunk-writer.ts'
 import { copyInherited } from './push/copy-inherited.ts'
 import { type ImageContext, pushImage } from './push/image.ts'
 import { Outbox } from './push/outbox.ts'
+import { Primer } from './push/primer.ts'
 import { newPushCounts, type PushCounts, type PushProgress } from './push/progress.ts'
 import { repackImages } from './push/repack.ts'
 import { RANGES_AHEAD } from './push/scan.ts'
@@ -49,6 +50,8 @@ export interface PushSpec {
 
 export interface PushOptions {
   readonly signal?: AbortSignal | undefined
+  /** Give the L2 cache the manifest and every chunk of this snapshot's own too, so that the first restore finds them there. That it keeps none fails no push: it is counted. */
+  readonly prime?: boolean | undefined
   /** Called at most ten times a second, and at the end of each phase. The object is fresh each time. */
   readonly onProgress?: ((progress: PushProgress) => void) | undefined
 }
@@ -134,17 +137,19 @@ class Push {
   readonly #spec: PushSpec
   readonly #parent: StoredSnapshot | undefined
   readonly #onProgress: PushOptions['onProgress']
+  readonly #primer: Primer | undefined
   readonly #failed = new AbortController()
   readonly #signal: AbortSignal
   readonly #counts = newPushCounts()
   #totalBytes: number | undefined
   #reportedAt = 0
 
-  constructor(target: PushTarget, spec: PushSpec, parent: StoredSnapshot | undefined, { signal, onProgress }: PushOptions) {
+  constructor(target: PushTarget, spec: PushSpec, parent: StoredSnapshot | undefined, { signal, onProgress, prime }: PushOptions) {
     this.#target = target
     this.#spec = spec
     this.#parent = parent
     this.#onProgress = onProgress
+    this.#primer = prime ? new Primer(target.engine, this.#counts) : undefined
     this.#signal = signal === undefined ? this.#failed.signal : AbortSignal.any([signal, this.#failed.signal])
   }
 
@@ -158,7 +163,7 @@ class Push {
       sealedSlab: engine.slab,
       sealing: { secret: sealer.secret, salt: root.salt, compress: sealer.compress, pad: sealer.pad },
     })
-    const writer = new ChunkWriter({ objects, root: root.id, domain: sealer.domain }, this.#parent, this.#counts)
+    const writer = new ChunkWriter({ objects, root: root.id, domain: sealer.domain }, this.#parent, this.#counts, this.#primer)
     const lineageKey = new Uint8Array(this.#parent?.manifest.lineageKey ?? randomBytes(LINEAGE_KEY_BYTES))
     const images = await this.#pushImages(sources.byName, pool, writer, lineageKey).catch(error => this.#keepStored(error))
     const table = writer.finish(usedChunks(images), layer)
@@ -253,6 +258,7 @@ class Push {
     if (!(await objects.putIfAbsent(manifestKey(root.id, id), bytes, options))) {
       throw new ThawError('CORRUPT', `another manifest lies under the id ${id}`, { object: manifestKey(root.id, id) })
     }
+    await this.#primer?.manifest(id, bytes)
     return {
       id,
       root: root.id,

@@ -14,7 +14,7 @@ import { forEachAtOnce } from './util/at-once.ts'
 /** Chunks that one read wants at a time: enough to overlap round trips, few enough that nobody pins much of a small arena. */
 const CHUNKS_AT_ONCE = 8
 
-/** An image as it is handed to another thread: columns in shared memory, so posting it copies nothing. */
+/** An image as it is read. */
 export interface ImageColumns {
   readonly sizeBytes: number
   /** As in PageMap. */
@@ -23,6 +23,12 @@ export interface ImageColumns {
   readonly firsts: Uint8Array
   /** Number of each chunk of the snapshot, for the arena. */
   readonly numbers: Uint32Array
+}
+
+/** An image for readers on other threads: posting it copies nothing. It is good until the snapshot is closed. */
+export interface SharedImage extends ImageColumns {
+  /** Names the snapshot on lines. */
+  readonly handle: number
 }
 
 export interface ReadOptions extends WantOptions {

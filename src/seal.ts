@@ -22,6 +22,8 @@ export const SEALED_BYTES_MAX: number = RANGE_BYTES + PAGE_BYTES
 /** Compression that saves less than a tenth costs more than it saves. */
 const COMPRESSED_SHARE_MAX = 0.9
 const ZERO_IV = Buffer.alloc(16)
+/** Small enough that its memory is used again and again. */
+const DECRYPTED_AT_ONCE = 64 * 1024
 
 const CODEC = { raw: 0, zstd: 1 } as const
 
@@ -56,25 +58,43 @@ export interface Sealed {
   readonly sizeBytes: number
 }
 
-/** Bytes that match their manifest entry: only `openChunk` makes one. */
+/** Bytes that match their manifest entry: only `open` makes one. */
 export class OpenedChunk {
-  /** pages × 4096 bytes. */
+  /** pages × 4096 bytes: the front of the memory they were opened into. */
   readonly bytes: Buffer
   private constructor(bytes: Buffer) {
     this.bytes = bytes
   }
 
   /**
-   * Verifies, decrypts and decompresses. `sealed` may be reused afterwards.
-   * @throws CORRUPT if the bytes are not those of the id, BAD_FORMAT if they are but do not open to that many pages.
+   * Verifies, decrypts and decompresses into the front of `target`, which has room for the pages and does not overlap `sealed`. Both are the caller's again at once.
+   * @throws CORRUPT if the bytes are not those of the id, BAD_FORMAT if they are but do not open to that many pages. Nothing was written to `target` then.
    */
-  static open(sealed: Uint8Array, chunk: ChunkRef): OpenedChunk {
+  static open(sealed: Uint8Array, chunk: ChunkRef, target: Buffer): OpenedChunk {
     verifyChunk(sealed, chunk.id)
-    const payload = createDecipheriv('aes-256-ctr', chunk.key, ZERO_IV).update(sealed)
-    const bytes = decodePayload(payload, chunk.pages, chunk.id)
-    if (bytes.buffer !== payload.buffer) discard(payload)
-    return new OpenedChunk(bytes)
+    const payload = decrypt(sealed, chunk)
+    const pages = decodePayload(payload, chunk.pages, chunk.id)
+    const opened = target.subarray(0, pages.copy(target))
+    if (pages.buffer !== payload.buffer) discard(pages)
+    return new OpenedChunk(opened)
   }
+}
+
+/** Decrypted payloads of this thread, one at a time. */
+let payloadMemory: Buffer | undefined
+
+/**
+ * The payload, until the next call. Decrypted piece by piece: a result of half a megabyte would be memory fresh from the kernel each time, and its page faults cost more
+ * than the decryption.
+ */
+function decrypt(sealed: Uint8Array, { id, key }: ChunkRef): Buffer {
+  if (sealed.length > SEALED_BYTES_MAX) throw badFormat(id, `${sealed.length} bytes`)
+  payloadMemory ??= Buffer.alloc(SEALED_BYTES_MAX)
+  const decipher = createDecipheriv('aes-256-ctr', key, ZERO_IV)
+  for (let at = 0; at < sealed.length; at += DECRYPTED_AT_ONCE) {
+    decipher.update(sealed.subarray(at, at + DECRYPTED_AT_ONCE)).copy(payloadMemory, at)
+  }
+  return payloadMemory.subarray(0, sealed.length)
 }
 
 /** @throws CORRUPT if the bytes are not those of the id. Needs no key. */
@@ -121,10 +141,7 @@ export function sealPayload(payload: Uint8Array, secret: Uint8Array, salt: Uint8
  * @throws BAD_FORMAT. With a wrong key the payload is noise, which has a codec of 0 or 1 and a matching length by an accident of one in 2³⁸.
  */
 export function decodePayload(payload: Buffer, pages: number, id: Uint8Array): Buffer {
-  const bad = (why: string): ThawError => {
-    const object = Buffer.from(id).toString('hex')
-    return new ThawError('BAD_FORMAT', `chunk ${object}: ${why}`, { object })
-  }
+  const bad = (why: string): ThawError => badFormat(id, why)
   if (pages < 1 || pages > CHUNK_PAGES) throw bad(`${pages} pages`)
   if (payload.length < HEADER_BYTES || payload.length > SEALED_BYTES_MAX) throw bad(`${payload.length} bytes`)
   const codec = payload[0]
@@ -141,6 +158,11 @@ export function decodePayload(payload: Buffer, pages: number, id: Uint8Array): B
   if (codec !== CODEC.zstd) throw bad(`codec ${codec} is not one this build knows`)
   if (!isOneFrame(body)) throw bad('its body is not one zstd frame')
   return decompress(body, plainBytes, bad)
+}
+
+function badFormat(id: Uint8Array, why: string): ThawError {
+  const object = Buffer.from(id).toString('hex')
+  return new ThawError('BAD_FORMAT', `chunk ${object}: ${why}`, { object })
 }
 
 function decompress(body: Uint8Array, plainBytes: number, bad: (why: string) => ThawError): Buffer {

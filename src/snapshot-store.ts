@@ -7,80 +7,32 @@ import type { EngineStore } from './engine.ts'
 import { isThawError, ThawError } from './errors.ts'
 import { type FoundOutline, findOutline, type Location, listSnapshots, openSnapshot, type StoredSnapshot } from './find.ts'
 import { readIdentity, requireKinship } from './identity.ts'
-import { type Inspection, inspectSnapshot, type OutlineFigures, outlineFigures } from './inspect.ts'
+import { type Inspection, inspectSnapshot, outlineFigures } from './inspect.ts'
 import type { Keyring } from './keys.ts'
 import { manifestKey, wrappedKeysKey } from './layout.ts'
-import type { ImageKind } from './manifest.ts'
 import { formatTagName, type TagName } from './names.ts'
 import { type Cache, createCache } from './open-cache.ts'
-import { type PushedSnapshot, type PushOptions, type PushSpec, pushSnapshot } from './push.ts'
+import { type PushedSnapshot, type PushOptions, pushSnapshot } from './push.ts'
 import { type Hint, needsKeyring, Refs, type ResolvedRef } from './refs.ts'
 import { initStore as initObjects, listRoots, type Root, readRootState } from './root.ts'
 import { SEALING_PROFILE } from './seal.ts'
 import { Snapshot } from './snapshot.ts'
+import type {
+  ListOptions,
+  OpenOptions,
+  PushResult,
+  SnapshotSummary,
+  StorePushSpec,
+  TagListing,
+  TagOptions,
+} from './snapshot-store/contract.ts'
 import type { ReadFigures } from './stats.ts'
 import { requireConditionalPut } from './store/check.ts'
 import { openObjectStore } from './store/open.ts'
 import type { CallOptions, ObjectStore } from './store.ts'
 import { type Tag, Tags } from './tag.ts'
 import { type VerifyOptions, type VerifyReport, verifySnapshot } from './verify.ts'
-
-export interface OpenOptions extends CallOptions {
-  /** Without one, only what needs no key can be done: list, inspect and verify by the cleartext. */
-  readonly keyring?: Keyring | undefined
-  /** What reads go through; the caller's to close, after the store. Default: one of the store's own, with 16 MiB of memory and no other tier. */
-  readonly cache?: Cache | undefined
-  /** Refuse to push with another zstd than the root's profile names, where the default is to warn: such chunks share nothing. */
-  readonly requireProfile?: boolean | undefined
-}
-
-/** A snapshot to push, and how it is named. */
-export interface StorePushSpec extends PushSpec {
-  /** REF of the snapshot this one was taken from. */
-  readonly parent?: string | undefined
-  /** Name of a tag, of `tenant`, to set once the snapshot is published. */
-  readonly tag?: string | undefined
-}
-
-export interface PushResult extends PushedSnapshot {
-  readonly tag: TagListing | undefined
-  /** For people: what worked, but not as it should. */
-  readonly warnings: readonly string[]
-  readonly durationMs: number
-}
-
-export interface TagListing extends TagName {
-  readonly seq: number
-  readonly snapshot: string
-  readonly root: string
-  /** RFC 3339. */
-  readonly at: string
-}
-
-export interface ListOptions extends CallOptions {
-  /** Told of each snapshot whose manifest or keys are damaged; the listing goes on. */
-  readonly onBad?: ((location: Location, error: ThawError) => void) | undefined
-}
-
-export interface TagOptions extends CallOptions {
-  /** Only if the tag does not exist. */
-  readonly ifAbsent?: boolean | undefined
-  /** Only if the tag names this snapshot now: its full id. */
-  readonly expect?: string | undefined
-}
-
-export interface SnapshotSummary extends OutlineFigures {
-  readonly tags: readonly TagName[]
-  /** Undefined if the keyring cannot open the snapshot. */
-  readonly details:
-    | {
-        readonly tenant: string | undefined
-        readonly createdAt: Date
-        readonly labels: ReadonlyMap<string, string>
-        readonly images: readonly { readonly name: string; readonly kind: ImageKind; readonly sizeBytes: number }[]
-      }
-    | undefined
-}
+import { CACHE_TIERS, type CacheTier, type WarmOptions, type WarmResult, warmSnapshot } from './warm.ts'
 
 /** L1 memory of a store that was given no cache. */
 const OWN_MEMORY_BYTES = 16 * 2 ** 20
@@ -128,7 +80,7 @@ export async function openStoreOver(objects: ObjectStore, options: OpenOptions):
 }
 
 async function readThroughCache(objects: ObjectStore, shared: Cache | undefined): Promise<StoreParts> {
-  const cache = shared ?? (await createCache({ memoryBytes: OWN_MEMORY_BYTES }))
+  const cache = shared ?? (await createCache({ memoryBytes: OWN_MEMORY_BYTES, thread: 'main' }))
   return { objects, cache, engine: await cache.engine.openStore(objects), ownsCache: shared === undefined }
 }
 
@@ -175,21 +127,23 @@ export class SnapshotStore implements AsyncDisposable {
   /**
    * Seals and stores images as a new snapshot. Two pushes at once do not disturb each other; one that is interrupted leaves nothing visible, and sends only what is
    * missing when it is run again.
-   * @throws RangeError, TypeError, NOT_FOUND (parent, file), CONFLICT (a file changed while it was read; the tag was changed by someone else), WRONG_KEY, DENIED,
-   * NO_SPACE, UNAVAILABLE, TIMEOUT, UNSUPPORTED (profile)
+   * @throws RangeError, TypeError (also if it is to prime an L2 cache and there is none), NOT_FOUND (parent, file), CONFLICT (a file changed while it was read; the
+   * tag was changed by someone else), WRONG_KEY, DENIED, NO_SPACE, UNAVAILABLE, TIMEOUT, UNSUPPORTED (profile)
    */
   async push(spec: StorePushSpec, options: PushOptions = {}): Promise<PushResult> {
     const startedAt = performance.now()
     const call = { signal: options.signal }
+    if (options.prime) await this.#requireTiers(['l2'])
     const parentRef = spec.parent === undefined ? undefined : await this.#refs.locate(spec.parent, this.#rootIds(), call)
     for (let attempt = 1; ; attempt++) {
       const root = this.#activeRoot()
-      const warnings = this.#profileWarnings(root)
+      const profileWarnings = this.#profileWarnings(root)
       const parent = parentRef && (await this.#open(parentRef, call))
       const pushed = await pushSnapshot({ ...this.#parts, keyring: this.#needKeyring(), root }, spec, parent, options)
       const state = await readRootState(this.#objects, root.id, call)
       if (state !== undefined && state.state !== 'expired') {
         const tag = spec.tag === undefined ? undefined : await this.#tagPushed({ tenant: spec.tenant, name: spec.tag }, pushed, call)
+        const warnings = [...profileWarnings, ...primeWarnings(pushed)]
         return { ...pushed, tag, warnings, durationMs: performance.now() - startedAt }
       }
       if (attempt === PUSH_ATTEMPTS_MAX)
@@ -372,6 +326,30 @@ export class SnapshotStore implements AsyncDisposable {
     return await verifySnapshot(this.#parts.engine, found, stored, options)
   }
 
+  /**
+   * Puts a snapshot's manifest and all its chunks into caches, verified, from the nearest tier that has them, while demands of others go first. Needs no key if `ref` is
+   * an id. A cache that does not keep them is no error, but counted.
+   * @throws as `resolve`; TypeError if the store is read through no cache of such a tier; CORRUPT, UNAVAILABLE, TIMEOUT, DENIED
+   */
+  async warm(ref: string, { tiers, ...options }: WarmOptions = {}): Promise<WarmResult> {
+    const into = await this.#requireTiers(tiers)
+    const location = await this.resolve(ref, options)
+    const found = await findOutline(this.#objects, location.id, this.#rootIds(location.root), options)
+    const { engine } = this.#parts
+    return await warmSnapshot({ store: engine, tiers: into }, found, options)
+  }
+
+  /** The tiers that were chosen, by default all there are. */
+  async #requireTiers(chosen: readonly CacheTier[] | undefined): Promise<readonly CacheTier[]> {
+    const figures = await this.stats()
+    const there = CACHE_TIERS.filter(tier => figures[tier] !== undefined)
+    const missing = (chosen ?? CACHE_TIERS).filter(tier => !there.includes(tier))
+    if (there.length === 0 || (chosen !== undefined && missing.length > 0)) {
+      throw new TypeError(`the store is read through no cache of tier ${missing.join(' or ')}`)
+    }
+    return chosen ?? there
+  }
+
   async #find(
     ref: string,
     { signal }: CallOptions,
@@ -411,4 +389,9 @@ export class SnapshotStore implements AsyncDisposable {
 
 function listing({ tenant, name, seq, snapshot, root, at }: Tag): TagListing {
   return { tenant, name, seq, snapshot, root, at }
+}
+
+function primeWarnings({ counts: { primedChunks, primeFailures } }: PushedSnapshot): string[] {
+  if (primeFailures === 0) return []
+  return [`the L2 cache did not keep ${primeFailures} of ${primedChunks + primeFailures} objects; the store has them`]
 }

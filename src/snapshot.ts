@@ -1,11 +1,12 @@
 /** An open snapshot: its images to read from, or to pull whole. */
+import { sharedCopy } from './engine/shared-copy.ts'
 import type { Engine, EngineStore, HeldSnapshot } from './engine.ts'
 import { ThawError } from './errors.ts'
 import type { StoredSnapshot } from './find.ts'
 import type { Layer } from './keys.ts'
 import type { ImageKind, ManifestImage } from './manifest.ts'
 import { type PullOptions, type PullResult, pullImages } from './pull.ts'
-import { ImageReader, type ReadOptions } from './reader.ts'
+import { type ImageColumns, ImageReader, type ReadOptions, type SharedImage } from './reader.ts'
 
 /** What an open snapshot reads from. */
 export interface SnapshotSource {
@@ -88,6 +89,8 @@ export class SnapshotImage {
   readonly #source: SnapshotSource
   readonly #reader: ImageReader
   readonly #checkOpen: () => void
+  readonly #columns: ImageColumns
+  #shared: SharedImage | undefined
 
   /** @internal */
   constructor({ name, kind, sizeBytes, map }: ManifestImage, source: SnapshotSource, checkOpen: () => void) {
@@ -97,7 +100,8 @@ export class SnapshotImage {
     this.#source = source
     this.#checkOpen = checkOpen
     const { starts, chunks, firsts } = map
-    this.#reader = new ImageReader({ sizeBytes, starts, chunks, firsts, numbers: source.held.numbers }, source.engine.arena)
+    this.#columns = { sizeBytes, starts, chunks, firsts, numbers: source.held.numbers }
+    this.#reader = new ImageReader(this.#columns, source.engine.arena)
   }
 
   /**
@@ -137,5 +141,20 @@ export class SnapshotImage {
     const bytes = this.#reader.tryReadInto(target, offset)
     if (bytes > 0) this.#source.engine.countHit(bytes)
     return bytes
+  }
+
+  /** @internal The image in shared memory. Readers on other threads end before the snapshot is closed: its chunk numbers may mean other chunks then. */
+  share(): SharedImage {
+    this.#checkOpen()
+    const { sizeBytes, starts, chunks, firsts, numbers } = this.#columns
+    this.#shared ??= {
+      sizeBytes,
+      starts: new Uint32Array(sharedCopy(starts)),
+      chunks: new Int32Array(sharedCopy(chunks)),
+      firsts: new Uint8Array(sharedCopy(firsts)),
+      numbers,
+      handle: this.#source.held.handle,
+    }
+    return this.#shared
   }
 }

@@ -38,7 +38,7 @@ describe('sealing', () => {
   ])('gives the pages back: %s', (_, pages, options) => {
     const { sealed, id, key } = seal(pages, options)
     if (options.pad) expect(sealed.length % PAGE_BYTES).toBe(0)
-    const opened = OpenedChunk.open(sealed, { id, key, pages: pages.length / PAGE_BYTES })
+    const opened = OpenedChunk.open(sealed, { id, key, pages: pages.length / PAGE_BYTES }, Buffer.alloc(RANGE_BYTES))
     expect(Buffer.compare(opened.bytes, pages)).toBe(0)
   })
 
@@ -66,16 +66,16 @@ describe('opening', () => {
     for (let at = 0; at < sealed.length; at++) {
       const bad = Uint8Array.from(sealed)
       bad[at]! ^= 1
-      expect(codeOf(() => OpenedChunk.open(bad, { id, key, pages: 3 }))).toBe('CORRUPT')
+      expect(codeOf(() => OpenedChunk.open(bad, { id, key, pages: 3 }, Buffer.alloc(RANGE_BYTES)))).toBe('CORRUPT')
     }
-    expect(codeOf(() => OpenedChunk.open(sealed.subarray(1), { id, key, pages: 3 }))).toBe('CORRUPT')
+    expect(codeOf(() => OpenedChunk.open(sealed.subarray(1), { id, key, pages: 3 }, Buffer.alloc(RANGE_BYTES)))).toBe('CORRUPT')
   })
 
   it('refuses a chunk under another key or page count', () => {
     const { sealed, id, key } = seal(text)
-    expect(codeOf(() => OpenedChunk.open(sealed, { id, key: Buffer.alloc(32), pages: 3 }))).toBe('BAD_FORMAT')
-    expect(codeOf(() => OpenedChunk.open(sealed, { id, key, pages: 2 }))).toBe('BAD_FORMAT')
-    expect(codeOf(() => OpenedChunk.open(sealed, { id, key, pages: 4 }))).toBe('BAD_FORMAT')
+    expect(codeOf(() => OpenedChunk.open(sealed, { id, key: Buffer.alloc(32), pages: 3 }, Buffer.alloc(RANGE_BYTES)))).toBe('BAD_FORMAT')
+    expect(codeOf(() => OpenedChunk.open(sealed, { id, key, pages: 2 }, Buffer.alloc(RANGE_BYTES)))).toBe('BAD_FORMAT')
+    expect(codeOf(() => OpenedChunk.open(sealed, { id, key, pages: 4 }, Buffer.alloc(RANGE_BYTES)))).toBe('BAD_FORMAT')
   })
 
   const frame = zstdCompressSync(text)

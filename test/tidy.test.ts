@@ -38,15 +38,17 @@ const MAY_IMPORT: Readonly<Record<string, string>> = {
   inspect: 'chunk find keys manifest pagemap',
   diff: 'chunk find manifest pagemap',
   pull: 'cache chunk engine errors find manifest pagemap seal util',
-  push: 'chunk errors find keys layout manifest names pagemap reader seal store util',
+  push: 'chunk engine errors find keys layout manifest names pagemap reader seal store util',
+  warm: 'cache engine errors find manifest seal util',
+  metrics: 'errors stats util',
   verify: 'chunk engine errors find manifest pagemap reader seal store util',
   snapshot: 'engine errors find keys manifest pull reader',
   'open-cache': 'cache engine errors stats util',
   'snapshot-store':
-    'diff engine errors find identity inspect keys layout manifest names open-cache push refs root seal snapshot stats store tag verify',
+    'diff engine errors find identity inspect keys layout manifest names open-cache push refs root seal snapshot stats store tag verify warm',
   testing: 'store util',
   index:
-    'cache diff engine errors find inspect keys manifest names open-cache pull push reader refs snapshot snapshot-store stats store util verify',
+    'cache diff engine errors find inspect keys manifest metrics names open-cache pull push reader refs snapshot snapshot-store stats store util verify warm',
   cli: 'index',
 }
 
@@ -65,6 +67,7 @@ const PACKAGES: Readonly<Record<string, { readonly area: string | readonly strin
   'lru-cache': { area: ['arena', 'reader'], load: 'static' },
   'msgpackr/pack': { area: 'manifest', load: 'static' },
   'msgpackr/unpack': { area: 'manifest', load: 'static' },
+  'prom-client': { area: 'metrics', load: 'dynamic' },
   commander: { area: 'cli', load: 'static' },
   '@bomb.sh/tab/commander': { area: 'cli', load: 'dynamic' },
   'cli-progress': { area: 'cli', load: 'dynamic' },

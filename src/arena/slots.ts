@@ -64,6 +64,8 @@ export class ArenaSlots {
   /** The slot holds the chunk now, and has so many pins that are given out. */
   publish(number: number, slot: number, pins: number): void {
     this.#lru.set(number, slot)
+    // Marked by those who read what was here before, perhaps through an earlier engine.
+    this.#arena.takeUsed(slot)
     this.#arena.publish(number, slot, pins)
   }
 

@@ -44,13 +44,20 @@ export interface SealedBytes {
   readonly tier: Exclude<Tier, 'memory'>
 }
 
-export interface FetchOptions extends CallOptions {
-  readonly urgency?: Urgency | undefined
+/** Which tiers a fetch touches. */
+export interface ReachOptions {
   /** Ask no cache and fill none: to know what the store has. */
   readonly originOnly?: boolean | undefined
+  /** Make no copies in caches, but to replace a bad one: the caller makes those it wants. */
+  readonly withoutFills?: boolean | undefined
 }
 
-export interface ObjectOptions extends Omit<FetchOptions, 'originOnly'> {
+export interface FetchOptions extends CallOptions, ReachOptions {
+  /** Default: a demand. */
+  readonly urgency?: Urgency | undefined
+}
+
+export interface ObjectOptions extends Omit<FetchOptions, keyof ReachOptions> {
   /** Largest object accepted, in bytes. */
   readonly sizeMax: number
 }
@@ -77,7 +84,11 @@ export class SealedSource {
   async withSealed<T>(ref: SealedRef, use: (sealed: SealedBytes) => T | Promise<T>, options: FetchOptions = {}): Promise<T> {
     const bad = new Set<CountedCache>()
     for (let from = options.originOnly ? this.#tiers.caches.length : 0; ; ) {
-      const lease = await this.#flights.join(`${from} ${ref.sizeBytes} ${ref.objectKey}`, flight => this.#fetch(ref, from, bad, flight), options)
+      const lease = await this.#flights.join(
+        `${from} ${ref.sizeBytes} ${ref.objectKey}`,
+        flight => this.#fetch(ref, from, bad, flight),
+        options,
+      )
       try {
         const result = await use(lease)
         lease.praise(() => this.#fill(ref.id, lease, bad, options))
@@ -102,7 +113,7 @@ export class SealedSource {
    * @throws CORRUPT, NOT_FOUND, BAD_FORMAT (too large), UNAVAILABLE, TIMEOUT, DENIED of the origin
    */
   get(id: string, objectKey: string, { sizeMax, ...options }: ObjectOptions): Promise<Uint8Array> {
-    return this.#objects.join(`${originOnly === true} ${objectKey}`, flight => this.#get(id, objectKey, sizeMax, flight), options)
+    return this.#objects.join(objectKey, flight => this.#get(id, objectKey, sizeMax, flight), options)
   }
 
   async #get(id: string, objectKey: string, sizeMax: number, flight: Flight): Promise<Uint8Array> {
@@ -187,8 +198,10 @@ export class SealedSource {
     }
   }
 
-  #fill(id: string, { held, bytes }: Lease, bad: ReadonlySet<CountedCache>, { originOnly }: FetchOptions): void {
-    if (!originOnly) this.#tiers.fills.start(id, bytes, held === undefined ? this.#tiers.caches : this.#above(held), bad)
+  #fill(id: string, { held, bytes }: Lease, bad: ReadonlySet<CountedCache>, { originOnly, withoutFills }: FetchOptions): void {
+    if (originOnly) return
+    const above = held === undefined ? this.#tiers.caches : this.#above(held)
+    this.#tiers.fills.start(id, bytes, withoutFills ? above.filter(cache => bad.has(cache)) : above, bad)
   }
 
   #corrupt(object: string, cause?: unknown): ThawError {
@@ -210,7 +223,8 @@ class Lease implements SealedBytes {
   readonly #slot: Slot
   readonly #ms: number
   #holders = 0
-  #judged = false
+  /** What comes of the first judgement, which is the last. */
+  #judged: Promise<void> | undefined
 
   constructor(slot: Slot, sizeBytes: number, held: CountedCache | undefined, ms: number) {
     this.slot = slot.index
@@ -235,17 +249,16 @@ class Lease implements SealedBytes {
 
   /** The bytes are good: said by whoever finds out first. */
   praise(then: () => void): void {
-    if (this.#judged) return
-    this.#judged = true
+    if (this.#judged !== undefined) return
+    this.#judged = Promise.resolve()
     this.held?.counters.hit(this.bytes.length, this.#ms)
     then()
   }
 
-  /** The bytes are bad. */
-  async blame(then: () => Promise<void>): Promise<void> {
-    if (this.#judged) return
-    this.#judged = true
-    await then()
+  /** The bytes are bad: said by whoever finds out first; the others wait until that is done with. */
+  blame(then: () => Promise<void>): Promise<void> {
+    this.#judged ??= then()
+    return this.#judged
   }
 }
 

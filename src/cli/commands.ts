@@ -1,8 +1,9 @@
 /**
  * Every command: its arguments, its options, an example. What a command does is in the module of its name, loaded when it runs: a command pays for what it uses.
  */
-import { Argument, type Command, Option } from 'commander'
-import type { Layer } from '../index.ts'
+import { Argument, type Command, InvalidArgumentError, Option } from 'commander'
+import type { CacheTier, Layer } from '../index.ts'
+import type { TierFlags } from './cache.ts'
 import type { Invocation } from './invocation.ts'
 import type { ExportFlags, NewKeyFlags } from './key.ts'
 import type { PushFlags } from './push.ts'
@@ -10,8 +11,9 @@ import type { TagFlags } from './tag.ts'
 
 export type Start = (command: string) => Invocation
 
-/** Written out: the library's own list would bring the library with it. */
+/** Written out: the library's own lists would bring the library with them. */
 const LAYERS: readonly Layer[] = ['os', 'runtime', 'function']
+const CACHE_TIERS: readonly CacheTier[] = ['disk', 'l2']
 
 export function defineCommands(program: Command, start: Start): void {
   program.commandsGroup('Begin:')
@@ -27,6 +29,9 @@ export function defineCommands(program: Command, start: Start): void {
   program.commandsGroup('Tags:')
   defineTag(program, start)
   defineUntag(program, start)
+  program.commandsGroup('Caches and figures:')
+  defineCache(program, start)
+  defineStats(program, start)
   program.commandsGroup('Keys and stores:')
   defineKey(program, start)
   defineStore(program, start)
@@ -55,6 +60,7 @@ function definePush(program: Command, start: Start): void {
     .option('--tag <tag>', 'name it, once it is published')
     .option('--label <k=v>', 'sealed note, repeatable', collect)
     .option('--inherit', "take the parent's images that are not named")
+    .option('--prime', 'give it to the L2 cache too, so that the first restore finds it there')
     .option('--create-tenant', 'make the keys of a tenant that has none yet')
     .option('--require-profile', 'fail if this Node compresses otherwise than the root, where the default is to warn')
     .addHelpText(
@@ -176,6 +182,49 @@ function defineUntag(program: Command, start: Start): void {
     })
 }
 
+function defineCache(program: Command, start: Start): void {
+  const cache = program.command('cache').description('show, empty and fill the caches').usage('COMMAND').helpCommand(false)
+  const tier = (): Option => new Option('--tier <tier>', 'only this one, repeatable').choices(CACHE_TIERS).argParser(collectTier)
+  cache
+    .command('ls')
+    .description('show the caches: what they hold, and whether they serve')
+    .addHelpText('after', examples('thaw cache ls --cache-dir /var/cache/thaw --l2 redis://cache:6379'))
+    .action(async () => {
+      const { listCaches } = await import('./cache.ts')
+      await listCaches(start('cache ls'))
+    })
+  cache
+    .command('clear')
+    .description('forget what the caches hold, for everybody who shares them')
+    .addOption(tier())
+    .addHelpText('after', examples('thaw cache clear', 'thaw cache clear --tier disk'))
+    .action(async (flags: TierFlags) => {
+      const { clearCaches } = await import('./cache.ts')
+      await clearCaches(start('cache clear'), flags)
+    })
+  cache
+    .command('warm')
+    .description('fetch a snapshot into the caches')
+    .argument('<ref>', 'the snapshot')
+    .addOption(tier())
+    .addHelpText('after', examples('thaw cache warm resize:7', 'thaw cache warm resize:7 --tier l2'))
+    .action(async (ref: string, flags: TierFlags) => {
+      const { warmCaches } = await import('./cache.ts')
+      await warmCaches(start('cache warm'), ref, flags)
+    })
+}
+
+function defineStats(program: Command, start: Start): void {
+  program
+    .command('stats')
+    .description('show what running commands read, and from where')
+    .addHelpText('after', examples('thaw stats', 'thaw stats --json | jq .processes'))
+    .action(async () => {
+      const { showStats } = await import('./stats.ts')
+      await showStats(start('stats'))
+    })
+}
+
 function defineKey(program: Command, start: Start): void {
   const key = program.command('key').description('list, make and export keys').usage('COMMAND').helpCommand(false)
   key
@@ -231,6 +280,13 @@ function examples(...lines: string[]): string {
   return `\n${[title, ...lines.map(line => `  $ ${line}`)].join('\n')}\n\nOptions of all commands (--store, --keyring, --json, ...): thaw --help\n`
 }
 
-function collect(value: string, earlier: readonly string[] = []): string[] {
+/** For options that may be given several times. */
+export function collect(value: string, earlier: readonly string[] = []): string[] {
   return [...earlier, value]
+}
+
+function collectTier(value: string, earlier: readonly CacheTier[] = []): CacheTier[] {
+  const tier = CACHE_TIERS.find(known => known === value)
+  if (tier === undefined) throw new InvalidArgumentError(`Allowed choices are ${CACHE_TIERS.join(', ')}.`)
+  return earlier.includes(tier) ? [...earlier] : [...earlier, tier]
 }

@@ -1,19 +1,21 @@
 /** From the settings to an open store and keyring: where command modules meet the library. */
-import { type FileKeyring, fileKeyring, openStore, type SnapshotStore } from '../index.ts'
+import { type Cache, type FileKeyring, fileKeyring, openStore, type SnapshotStore } from '../index.ts'
 import { UsageError } from './exit.ts'
 import type { Invocation } from './invocation.ts'
 import { readSettings, type Settings } from './settings.ts'
 
 export interface ConnectOptions {
   readonly requireProfile?: boolean
+  /** What is read through (read-through.ts). */
+  readonly cache?: Cache | undefined
 }
 
 /** The store, with the keyring if one is set: without, what needs no key. The caller closes it. */
-export async function connect(invocation: Invocation): Promise<SnapshotStore> {
+export async function connect(invocation: Invocation, options: Pick<ConnectOptions, 'cache'> = {}): Promise<SnapshotStore> {
   const settings = readSettings(invocation.flags)
   const url = requireStore(settings)
   const keyring = settings.keyring === undefined ? undefined : await fileKeyring(settings.keyring)
-  return await openStore(url, { signal: invocation.signal, ...(keyring !== undefined && { keyring }) })
+  return await openStore(url, { keyring, signal: invocation.signal, ...options })
 }
 
 /** The store and its keyring, for what cannot be done without keys. The caller closes the store. */

@@ -1,6 +1,7 @@
 /**
  * Figures as people read them. Machines get the plain numbers (`--json`), so these may round.
  */
+import type { Tier } from '../index.ts'
 
 const UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'] as const
 const UNIT_STEP = 1024
@@ -55,6 +56,21 @@ export function formatDuration(ms: number): string {
   if (ms < MINUTE_MS) return `${Math.round(ms / SECOND_MS)} s`
   if (ms < HOUR_MS) return `${Math.floor(ms / MINUTE_MS)} min ${Math.floor((ms % MINUTE_MS) / SECOND_MS)} s`
   return `${Math.floor(ms / HOUR_MS)} h ${Math.floor((ms % HOUR_MS) / MINUTE_MS)} min`
+}
+
+/** Times of single reads: `87 µs`, `1.4 ms`, `250 ms`, then as `formatDuration`. */
+export function formatLatency(ms: number): string {
+  if (ms >= SECOND_MS) return formatDuration(ms)
+  return ms < 1 ? `${significant(ms * 1000)} µs` : `${significant(ms)} ms`
+}
+
+export const TIER_NAMES: Readonly<Record<Tier, string>> = { memory: 'memory', disk: 'disk', l2: 'L2', origin: 'origin' }
+
+/** From where bytes came: `from disk 12.3 MiB, L2 1 MiB`; tiers that served none are left out. */
+export function formatTiers(servedBytes: Readonly<Partial<Record<Tier, number>>>): string {
+  const tiers = (['memory', 'disk', 'l2', 'origin'] as const).filter(tier => (servedBytes[tier] ?? 0) > 0)
+  if (tiers.length === 0) return 'nothing fetched'
+  return `from ${tiers.map(tier => `${TIER_NAMES[tier]} ${formatBytes(servedBytes[tier] ?? 0)}`).join(', ')}`
 }
 
 /** How long ago: `just now`, `5 min ago`, `3 days ago`. A clock that is behind the publisher's says `just now` too. */

@@ -7,8 +7,9 @@ import { lstat, writeFile } from 'node:fs/promises'
 import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { createFileKeyring, type FileKeyring, fileKeyring, initStore, isThawError, openStore, ThawError } from '../index.ts'
+import { CONFIG_NAME } from './config.ts'
 import type { Invocation } from './invocation.ts'
-import { CONFIG_NAME, formatConfig, givenSettings, namedConfig, readConfig, type Settings, surroundings } from './settings.ts'
+import { configSettings, formatConfig, givenSettings, namedConfig, type Settings, surroundings } from './settings.ts'
 
 const STORE_FOLDER = 'thaw-store'
 const KEYRING_NAME = 'thaw.keys'
@@ -36,7 +37,7 @@ export async function init({ flags, output, signal }: Invocation): Promise<void>
 }
 
 function planFor(config: string, given: Settings, folder: string): Plan {
-  const there = readConfig(config)
+  const there = configSettings(config)
   for (const setting of ['store', 'keyring'] as const) {
     const [wanted, named] = [given[setting], there?.[setting]]
     if (wanted === undefined || named === undefined || wanted === named) continue

@@ -4,10 +4,10 @@
  * Ends by itself when the work is done; it does not call `process.exit`, which would cut off what is still being written.
  */
 import { EXIT, exitCodeOfHelp } from './exit.ts'
+import type { GlobalFlags } from './flags.ts'
 import { listenForInterrupts } from './interrupts.ts'
 import { Output } from './output.ts'
 import { buildProgram } from './program.ts'
-import type { GlobalFlags } from './settings.ts'
 
 /** @param argv without the interpreter and the script; `packageJson` names the version. @returns the exit code; never rejects */
 export async function main(argv: readonly string[], packageJson: URL): Promise<number> {
@@ -15,7 +15,7 @@ export async function main(argv: readonly string[], packageJson: URL): Promise<n
   const output = (): Output => new Output(program.opts<GlobalFlags>())
   const program = buildProgram(packageJson, command => {
     running = command
-    return { flags: program.opts<GlobalFlags>(), output: output(), signal }
+    return { command, flags: program.opts<GlobalFlags>(), output: output(), signal }
   })
   const signal = listenForInterrupts(() => running)
   watchStreams(output)

@@ -63,6 +63,11 @@ export class Output {
     if (!this.#quiet && !this.json) writeError(`thaw: ${oneLine(text)}`)
   }
 
+  /** Only for who asked with `--verbose`. */
+  detail(text: string): void {
+    if (this.#verbose) this.note(text)
+  }
+
   /** Figures at the end, for a person who watches or asked with `--verbose`. */
   summary(lines: () => readonly string[]): void {
     if (!this.interactive && (!this.#verbose || this.#quiet || this.json)) return

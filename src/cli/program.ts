@@ -3,12 +3,14 @@
  */
 import { readFileSync } from 'node:fs'
 import { Command, Option } from 'commander'
-import { defineCommands, type Start } from './commands.ts'
+import { L2_MODES } from './cache-settings.ts'
+import { collect, defineCommands, type Start } from './commands.ts'
 import { defineCompletions } from './complete.ts'
 
 const EVERYWHERE = `
-All commands take these options. Without them THAW_STORE, THAW_KEYRING and
-THAW_CONFIG count, then the config file (./thaw.json, /etc/thaw/thaw.json).
+All commands take these options. Without them THAW_STORE, THAW_KEYRING,
+THAW_CACHE_DIR, THAW_L2 and so on count, then the config file (THAW_CONFIG,
+./thaw.json, /etc/thaw/thaw.json), where they are store, keyring, cacheDir, l2.
 A REF is an id, at least 8 digits of its start, a tag, or TENANT//TAG.
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 and 143 interrupted.
 
@@ -45,12 +47,30 @@ function bareProgram(): Command {
     .option('--store <url>', 'file:///path, a path, or s3://bucket/prefix')
     .option('--keyring <file>', 'the keys to seal and open with')
     .addOption(new Option('--no-keyring', 'use no keys, though a keyring is set').hideHelp())
-    .option('--config <file>', 'where store and keyring are named')
+    .option('--config <file>', 'where all of these may be named')
     .option('--json', 'answer with JSON, errors too')
     .option('-q, --quiet', 'only the answer, and errors')
     .option('-v, --verbose', 'more figures, and what caused an error')
     .helpOption('-h, --help', 'print this; COMMAND --help prints more')
+  defineCacheOptions(program)
   return program
+}
+
+/** Sizes, modes and addresses are judged in cache-settings.ts, wherever they come from. */
+function defineCacheOptions(program: Command): void {
+  program
+    .optionsGroup('Caches:')
+    .option('--cache-dir <dir>', 'keep sealed chunks on this disk')
+    .option('--cache-disk <size>', 'at most so many bytes there; default 10G')
+    .option('--cache-memory <size>', 'opened chunks in memory, where pages are served; default 512M')
+    .option('--l2 <url>', 'redis://[user:password@]host:port, rediss:// for TLS, or none; repeatable', collect)
+    .addOption(new Option('--l2-mode <mode>', 'what several nodes are; default for one: standalone').choices(L2_MODES))
+    .option('--l2-erasure', 'any 4 of 5 shards are enough')
+    .option('--l2-password-file <file>', 'also THAW_L2_PASSWORD')
+    .option('--l2-ca <file>', 'CA of the nodes, as PEM')
+    .option('--metrics <host:port>', 'serve figures to Prometheus while the command runs')
+    .option('--state-dir <dir>', 'where `thaw stats` finds running commands')
+    .optionsGroup('Options:')
 }
 
 function versionIn(packageJson: URL): string {

@@ -1,9 +1,10 @@
 /** `thaw pull`: whole images as sparse files. */
 import type { PullProgress, PullResult, Snapshot } from '../index.ts'
 import { connectWithKeys } from './connect.ts'
-import { formatBytes, formatDuration, formatTable } from './format.ts'
+import { formatBytes, formatDuration, formatTable, formatTiers } from './format.ts'
 import type { Invocation } from './invocation.ts'
 import { ProgressLine, type ProgressView } from './progress.ts'
+import { openCaches } from './read-through.ts'
 
 export interface PullArguments {
   readonly ref: string
@@ -13,12 +14,14 @@ export interface PullArguments {
 
 export async function pull(invocation: Invocation, { ref, dir, images }: PullArguments): Promise<void> {
   const { output, signal } = invocation
-  const { store } = await connectWithKeys(invocation)
+  await using caches = await openCaches(invocation)
+  const { store } = await connectWithKeys(invocation, { cache: caches?.cache })
   await using _ = store
+  caches?.announce(store)
   await using snapshot = await store.open(ref, { signal })
   const result = await pullWithProgress(invocation, snapshot, dir, images.length > 0 ? images : undefined)
   output.done({ id: snapshot.id, ...result }, () => tableOf(result))
-  output.summary(() => [summaryOf(result)])
+  output.summary(() => [summaryOf(result, caches?.hasTiers ?? false)])
 }
 
 async function pullWithProgress(
@@ -42,6 +45,7 @@ function tableOf({ images }: PullResult): string[] {
   )
 }
 
-function summaryOf({ fetchedBytes, fetchedChunks, durationMs }: PullResult): string {
-  return `fetched ${formatBytes(fetchedBytes)} in ${fetchedChunks} chunks, ${formatDuration(durationMs)}`
+function summaryOf({ fetchedBytes, fetchedChunks, servedBytes, durationMs }: PullResult, throughTiers: boolean): string {
+  const where = throughTiers ? `, ${formatTiers(servedBytes)}` : ''
+  return `fetched ${formatBytes(fetchedBytes)} in ${fetchedChunks} chunks${where}, ${formatDuration(durationMs)}`
 }

@@ -14,9 +14,10 @@ import {
 } from '../index.ts'
 import { connectWithKeys } from './connect.ts'
 import { UsageError } from './exit.ts'
-import { formatBytes, formatDuration, formatRatio, formatShare } from './format.ts'
+import { formatBytes, formatCount, formatDuration, formatRatio, formatShare } from './format.ts'
 import type { Invocation } from './invocation.ts'
 import { ProgressLine, type ProgressView } from './progress.ts'
+import { openCaches } from './read-through.ts'
 import { parseTag } from './tag-argument.ts'
 
 export interface PushFlags {
@@ -26,6 +27,7 @@ export interface PushFlags {
   readonly tag?: string
   readonly label?: readonly string[]
   readonly inherit?: boolean
+  readonly prime?: boolean
   readonly createTenant?: boolean
   readonly requireProfile?: boolean
 }
@@ -35,19 +37,27 @@ const STANDARD_INPUT = '-'
 export async function push(invocation: Invocation, imageArguments: readonly string[], flags: PushFlags): Promise<void> {
   const { output, signal } = invocation
   const spec = specOf(imageArguments, flags, signal)
-  const { store, keyring } = await connectWithKeys(invocation, { requireProfile: flags.requireProfile ?? false })
+  await using caches = await openCaches(invocation)
+  if (flags.prime && !caches?.hasL2) throw new UsageError('--prime needs an L2 cache: --l2 URL, THAW_L2, or l2 in the config')
+  const { store, keyring } = await connectWithKeys(invocation, { requireProfile: flags.requireProfile ?? false, cache: caches?.cache })
   await using _ = store
+  caches?.announce(store)
   if (flags.createTenant && (await createTenant(keyring, flags.tenant)))
     output.note(`made keys of tenant ${flags.tenant} in ${keyring.name}`)
-  const result = await pushWithProgress(invocation, store, spec)
+  const result = await pushWithProgress(invocation, store, spec, flags.prime)
   for (const warning of result.warnings) output.warn(warning)
   output.answer(result, () => [result.id])
   output.summary(() => summaryOf(result))
 }
 
-async function pushWithProgress({ output, signal }: Invocation, store: SnapshotStore, spec: StorePushSpec): Promise<PushResult> {
+async function pushWithProgress(
+  { output, signal }: Invocation,
+  store: SnapshotStore,
+  spec: StorePushSpec,
+  prime: boolean | undefined,
+): Promise<PushResult> {
   using progress = new ProgressLine(output, viewOf)
-  return await store.push(spec, { signal, onProgress: progress.report })
+  return await store.push(spec, { prime, signal, onProgress: progress.report })
 }
 
 function specOf(imageArguments: readonly string[], flags: PushFlags, signal: AbortSignal): StorePushSpec {
@@ -134,7 +144,8 @@ function viewOf({ phase, image, doneBytes, totalBytes, ...counts }: PushProgress
 }
 
 function summaryOf({ images, counts, durationMs }: PushResult): string[] {
-  const { zeroBytes, inheritedBytes, ownBytes, storedBytes, foundBytes, doneBytes } = counts
+  const { zeroBytes, inheritedBytes, ownBytes, storedBytes, foundBytes, doneBytes, primedChunks } = counts
+  const primed = primedChunks > 0 ? `, ${formatCount(primedChunks, 'chunk')} in L2 too` : ''
   const sealedBytes = storedBytes + foundBytes
   const rate = formatBytes(durationMs > 0 ? (1000 * doneBytes) / durationMs : 0)
   const shared = formatShare(inheritedBytes, inheritedBytes + ownBytes)
@@ -142,6 +153,6 @@ function summaryOf({ images, counts, durationMs }: PushResult): string[] {
   return [
     `pushed ${names} in ${formatDuration(durationMs)}, ${rate}/s`,
     `zero ${formatBytes(zeroBytes)}, shared with the parent ${formatBytes(inheritedBytes)} (${shared} of the rest), new ${formatBytes(ownBytes)}`,
-    `stored ${formatBytes(storedBytes)}, found there ${formatBytes(foundBytes)}, compressed ${formatRatio(ownBytes, sealedBytes)}`,
+    `stored ${formatBytes(storedBytes)}, found there ${formatBytes(foundBytes)}, compressed ${formatRatio(ownBytes, sealedBytes)}${primed}`,
   ]
 }

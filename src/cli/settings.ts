@@ -1,28 +1,16 @@
 /**
- * Where the store and the keyring are: from flags, then the environment, then the config file. The first that says something about a setting wins for
- * that setting alone.
+ * Where the store and the keyring are: from flags, then the environment, then the config file (config.ts). The first that says something about a setting wins for
+ * that setting alone. Settings of caches are in cache-settings.ts.
  *
- * The config file is the one named by `--config` or THAW_CONFIG, which must be there, else `thaw.json` in the current folder, else
- * `/etc/thaw/thaw.json`. Paths in it are relative to its folder, paths in flags and the environment to the current one.
+ * Paths in the config are relative to its folder, paths in flags and the environment to the current one.
  */
-import { readFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
+import { type FoundConfig, findConfig, readConfig } from './config.ts'
 import { UsageError } from './exit.ts'
-import type { OutputFlags } from './output.ts'
+import type { GlobalFlags } from './flags.ts'
 
-export const CONFIG_NAME = 'thaw.json'
-const SYSTEM_CONFIG = '/etc/thaw/thaw.json'
-const CONFIG_FIELDS = ['store', 'keyring'] as const
 const SCHEME = /^[A-Za-z][A-Za-z0-9+.-]*:/
-
-/** The options that every command takes. */
-export interface GlobalFlags extends OutputFlags {
-  readonly store?: string
-  /** False: `--no-keyring`. */
-  readonly keyring?: string | false
-  readonly config?: string
-}
 
 export interface Settings {
   /** A URL: a path is made one. */
@@ -46,7 +34,7 @@ export function readSettings(flags: GlobalFlags, around: Surroundings = surround
   const given = givenSettings(flags, around)
   const wantsKeyring = flags.keyring !== false
   if (given.store !== undefined && (given.keyring !== undefined || !wantsKeyring)) return given
-  const config = readFirstConfig(flags, around)
+  const config = settingsIn(findConfig(namedConfig(flags, around), around.folder))
   return { store: given.store ?? config?.store, keyring: wantsKeyring ? (given.keyring ?? config?.keyring) : undefined }
 }
 
@@ -63,53 +51,17 @@ export function namedConfig({ config }: GlobalFlags, { environment, folder }: Su
   return named === undefined ? undefined : resolve(folder, named)
 }
 
-/** The settings in a config file, or undefined if there is no such file. */
-export function readConfig(path: string): Settings | undefined {
-  const text = readIfThere(path)
-  if (text === undefined) return undefined
-  const { store, keyring } = parseConfig(text, path)
-  return settingsAt(dirname(path), store, keyring)
+/** Store and keyring as a config file names them, or undefined if there is no such file. */
+export function configSettings(path: string): Settings | undefined {
+  return settingsIn(readConfig(path))
+}
+
+function settingsIn(config: FoundConfig | undefined): Settings | undefined {
+  return config && settingsAt(dirname(config.path), config.members.store, config.members.keyring)
 }
 
 export function formatConfig({ store, keyring }: Settings): string {
   return `${JSON.stringify({ store, keyring }, undefined, 2)}\n`
-}
-
-function readFirstConfig(flags: GlobalFlags, around: Surroundings): Settings | undefined {
-  const named = namedConfig(flags, around)
-  if (named === undefined) return readConfig(resolve(around.folder, CONFIG_NAME)) ?? readConfig(SYSTEM_CONFIG)
-  const config = readConfig(named)
-  if (config === undefined) throw new UsageError(`there is no config at ${named}: make one with \`thaw init\``)
-  return config
-}
-
-function readIfThere(path: string): string | undefined {
-  try {
-    return readFileSync(path, 'utf8')
-  } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return undefined
-    throw new UsageError(`cannot read config ${path}`, { cause: error })
-  }
-}
-
-function parseConfig(text: string, path: string): { store?: string; keyring?: string } {
-  const config = parseJson(text, path)
-  if (typeof config !== 'object' || config === null || Array.isArray(config)) throw new UsageError(`config ${path} is not a JSON object`)
-  for (const [name, value] of Object.entries(config)) {
-    if (!CONFIG_FIELDS.some(field => field === name)) {
-      throw new UsageError(`config ${path} has a member ${JSON.stringify(name)}: known are ${CONFIG_FIELDS.join(', ')}`)
-    }
-    if (typeof value !== 'string' || value === '') throw new UsageError(`config ${path}: ${name} is not a string with something in it`)
-  }
-  return config
-}
-
-function parseJson(text: string, path: string): unknown {
-  try {
-    return JSON.parse(text)
-  } catch (error) {
-    throw new UsageError(`config ${path} is not JSON`, { cause: error })
-  }
 }
 
 function settingsAt(folder: string, store: string | undefined, keyring: string | undefined): Settings {

@@ -4,9 +4,12 @@ import { connect } from './connect.ts'
 import { formatBytes, formatCount, oneLine } from './format.ts'
 import type { Invocation } from './invocation.ts'
 import { ProgressLine, type ProgressView } from './progress.ts'
+import { openCaches } from './read-through.ts'
 
 export async function verify(invocation: Invocation, ref: string): Promise<void> {
-  await using store = await connect(invocation)
+  await using caches = await openCaches(invocation)
+  await using store = await connect(invocation, { cache: caches?.cache })
+  caches?.announce(store)
   const { output } = invocation
   const report = await verifyWithProgress(invocation, store, ref)
   const { id, bad, chunks, opened } = report

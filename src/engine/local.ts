@@ -4,16 +4,18 @@
 import { type Arena, SLOT_BYTES } from '../arena.ts'
 import { Fills } from '../cache/fills.ts'
 import { Origin, OriginCounters, type OriginOptions } from '../cache/origin.ts'
-import { type FetchOptions, type SealedBytes, type SealedRef, SealedSource, type Tiers } from '../cache/tiered.ts'
+import { SealedSource, type Tiers } from '../cache/tiered.ts'
 import type { CacheDescription, SealedCache } from '../cache.ts'
-import type { ClearedCache, Engine, EngineStore, HeldSnapshot, Pinned, WantOptions } from '../engine.ts'
+import type { ClearedCache, Engine, EngineStore, Line, Pinned, WantOptions } from '../engine.ts'
 import type { Tier } from '../errors.ts'
 import { type ReadFigures, TierCounters } from '../stats.ts'
 import type { ObjectStore } from '../store.ts'
 import { type Clock, systemClock } from '../util/clock.ts'
 import { Lifetime } from '../util/lifetime.ts'
-import type { SlabMemory } from '../util/slab.ts'
-import { type ChunkColumns, ChunkTable } from './chunk-table.ts'
+import type { LineEnd } from './line.ts'
+import { OpenedLine, openEnds } from './line-open.ts'
+import { LineServer } from './line-server.ts'
+import { LocalStore, SnapshotTable } from './local-store.ts'
 import { type EngineMemory, giveBackMemory, takeMemory } from './memory.ts'
 import { OpenedChunks } from './opened-chunks.ts'
 
@@ -36,7 +38,11 @@ export class LocalEngine implements Engine {
   readonly #originCounters = new OriginCounters()
   readonly #originOptions: OriginOptions
   readonly #stores = new Set<LocalStore>()
+  readonly #snapshots = new SnapshotTable()
+  readonly #lines = new Set<LineServer>()
   readonly #life = new Lifetime('the cache')
+  #hadLines = false
+  #closed: Promise<void> | undefined
 
   constructor({ memoryBytes, caches, origin, clock = systemClock }: LocalEngineOptions) {
     this.#memory = takeMemory(Math.max(ARENA_SLOTS_MIN, Math.floor(memoryBytes / SLOT_BYTES)))
@@ -58,20 +64,46 @@ export class LocalEngine implements Engine {
   async openStore(objects: ObjectStore): Promise<EngineStore> {
     this.#life.check()
     const origin = new Origin(objects, this.#originCounters, this.#memory.slab, this.#originOptions)
-    const store: LocalStore = new LocalStore(
-      this.#memory.slab,
-      objects.concurrency,
-      this.#chunks,
-      new SealedSource(this.#tiers, origin),
-      () => this.#stores.delete(store),
-    )
+    const source = new SealedSource(this.#tiers, origin)
+    const parts = { slab: this.#memory.slab, concurrency: objects.concurrency, chunks: this.#chunks, source, snapshots: this.#snapshots }
+    const store: LocalStore = new LocalStore(parts, () => this.#stores.delete(store))
     this.#stores.add(store)
     return store
   }
 
+  async openLine(bell: 'eventfd' | 'message'): Promise<Line> {
+    this.#life.check()
+    const { reader, engine } = await openEnds(bell)
+    const server = this.serveLine(engine)
+    return new OpenedLine(reader, async () => server.close())
+  }
+
+  /** Serves the engine's end of a line, until the reader's is closed. */
+  serveLine(end: LineEnd): LineServer {
+    this.#life.check()
+    this.#hadLines = true
+    const want = (handle: number, chunk: number, options: WantOptions): Promise<Pinned> => this.#snapshots.want(handle, chunk, options)
+    const server: LineServer = new LineServer(end, { arena: this.arena, want }, () => {
+      this.#lines.delete(server)
+      const { hits, bytes } = server.counts()
+      this.#chunks.counters.hits += hits
+      this.#chunks.counters.bytes += bytes
+    })
+    this.#lines.add(server)
+    return server
+  }
+
   async figures(): Promise<ReadFigures> {
     const of = (tier: Tier) => this.#tiers.caches.find(({ cache }) => cache.tier === tier)?.counters.read()
-    return { memory: this.#chunks.figures(), disk: of('disk'), l2: of('l2'), origin: this.#originCounters.read() }
+    const memory = this.#chunks.figures()
+    const lines = [...this.#lines].map(line => line.counts())
+    const sum = (start: number, key: 'hits' | 'bytes'): number => lines.reduce((total, counts) => total + counts[key], start)
+    return {
+      memory: { ...memory, hits: sum(memory.hits, 'hits'), bytes: sum(memory.bytes, 'bytes') },
+      disk: of('disk'),
+      l2: of('l2'),
+      origin: this.#originCounters.read(),
+    }
   }
 
   async describe(): Promise<readonly CacheDescription[]> {
@@ -87,100 +119,25 @@ export class LocalEngine implements Engine {
     await this.#tiers.fills.settled()
   }
 
-  async close(): Promise<void> {
-    if (this.#life.signal.aborted) return
+  close(): Promise<void> {
+    this.#closed ??= this.#close()
+    return this.#closed
+  }
+
+  async #close(): Promise<void> {
+    // Of these snapshots may be open, on this thread or on others, whose numbers would soon mean other chunks.
+    const isReadable = this.#hadLines || this.#stores.size > 0
     const closed = this.#life.close()
     this.#chunks.close(this.#life.signal.reason)
     for (const store of this.#stores) await store.close()
     await this.settled()
     await closed
+    for (const line of this.#lines) line.end('CLOSED')
     for (const { cache } of this.#tiers.caches) await cache.close()
-    giveBackMemory(this.#memory)
+    if (!isReadable) giveBackMemory(this.#memory)
   }
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close()
-  }
-}
-
-class LocalStore implements EngineStore {
-  readonly slab: SlabMemory
-  readonly concurrency: number
-  readonly #chunks: OpenedChunks
-  readonly #source: SealedSource
-  readonly #onClose: () => void
-  readonly #held = new Set<LocalSnapshot>()
-  readonly #life = new Lifetime('the store')
-
-  constructor(slab: SlabMemory, concurrency: number, chunks: OpenedChunks, source: SealedSource, onClose: () => void) {
-    this.slab = slab
-    this.concurrency = concurrency
-    this.#chunks = chunks
-    this.#source = source
-    this.#onClose = onClose
-  }
-
-  async hold(columns: ChunkColumns, root: string): Promise<HeldSnapshot> {
-    this.#life.check()
-    const snapshot: LocalSnapshot = new LocalSnapshot(this.#chunks, columns, new ChunkTable(columns, root), this.#source, this.#life, () =>
-      this.#held.delete(snapshot),
-    )
-    this.#held.add(snapshot)
-    return snapshot
-  }
-
-  get(id: string, objectKey: string, options: FetchOptions & { readonly sizeMax: number }): Promise<Uint8Array> {
-    return this.#life.run(options.signal, () => this.#source.get(id, objectKey, options))
-  }
-
-  withSealed<T>(ref: SealedRef, use: (sealed: SealedBytes) => T | Promise<T>, options: FetchOptions = {}): Promise<T> {
-    return this.#life.run(options.signal, () => this.#source.withSealed(ref, use, options))
-  }
-
-  prime(id: string, sealed: Uint8Array, tiers: readonly Tier[]): Promise<boolean> {
-    return this.#life.run(undefined, () => this.#source.prime(id, sealed, tiers))
-  }
-
-  async close(): Promise<void> {
-    const closed = this.#life.close()
-    this.#source.close(this.#life.signal.reason)
-    for (const snapshot of this.#held) snapshot.release()
-    this.#onClose()
-    await closed
-  }
-
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.close()
-  }
-}
-
-class LocalSnapshot implements HeldSnapshot {
-  readonly handle = 0
-  readonly numbers: Uint32Array
-  readonly #chunks: OpenedChunks
-  readonly #source: SealedSource
-  readonly #table: ChunkTable
-  readonly #life: Lifetime
-  readonly #onRelease: () => void
-  #released = false
-
-  constructor(chunks: OpenedChunks, columns: ChunkColumns, table: ChunkTable, source: SealedSource, life: Lifetime, onRelease: () => void) {
-    this.#chunks = chunks
-    this.#source = source
-    this.#table = table
-    this.#life = life
-    this.#onRelease = onRelease
-    this.numbers = chunks.hold(columns)
-  }
-
-  want(chunk: number, options: WantOptions = {}): Promise<Pinned> {
-    return this.#life.run(options.signal, () => this.#chunks.want(this.numbers[chunk]!, () => this.#table.at(chunk), this.#source, options))
-  }
-
-  release(): void {
-    if (this.#released) return
-    this.#released = true
-    this.#chunks.release(this.numbers)
-    this.#onRelease()
   }
 }

@@ -12,11 +12,10 @@ import { ABSENT, type ArenaMemory, ArenaWriter } from '../arena.ts'
 import type { SealedSource } from '../cache/tiered.ts'
 import type { Pinned, WantOptions } from '../engine.ts'
 import { ThawError, type Tier } from '../errors.ts'
-import { type ChunkRef, OpenedChunk } from '../seal.ts'
+import { OpenedChunk } from '../seal.ts'
 import { type MemoryFigures, TierCounters } from '../stats.ts'
 import type { Clock } from '../util/clock.ts'
 import { Deadline } from '../util/deadline.ts'
-import { discard } from '../util/discard.ts'
 import { type Flight, Flights } from '../util/flights.ts'
 import type { StoredChunk } from './chunk-table.ts'
 import { ChunkNumbers, type IdentityColumns } from './numbers.ts'
@@ -93,7 +92,7 @@ export class OpenedChunks {
         async ({ bytes, tier }) => {
           const slot = await this.#slots.acquire(urgency, deadline.signal)
           try {
-            openInto(this.arena.pages(slot), bytes, chunk)
+            OpenedChunk.open(bytes, chunk, this.arena.pages(slot))
           } catch (error) {
             this.#slots.abandon(slot)
             throw error
@@ -125,10 +124,4 @@ export class OpenedChunks {
       evictions: this.#slots.evictions,
     }
   }
-}
-
-function openInto(pages: Buffer, sealed: Uint8Array, chunk: ChunkRef): void {
-  const opened = OpenedChunk.open(sealed, chunk).bytes
-  opened.copy(pages)
-  discard(opened)
 }

@@ -11,6 +11,7 @@ import type { SealedPages } from '../seal/tasks.ts'
 import type { CallOptions } from '../store.ts'
 import type { Slot } from '../util/slab.ts'
 import { type Destination, Presence } from './presence.ts'
+import type { Primer } from './primer.ts'
 import type { PushCounts } from './progress.ts'
 
 interface OwnChunk {
@@ -37,17 +38,24 @@ export class ChunkWriter {
   readonly #parent: Manifest | undefined
   readonly #parentId: string | undefined
   readonly #counts: PushCounts
+  readonly #primer: Primer | undefined
   readonly #inherited: number
   readonly #own: (OwnChunk | undefined)[] = []
   readonly #stored = new Map<string, Promise<void>>()
 
-  constructor(destination: Destination, parent: { readonly id: string; readonly manifest: Manifest } | undefined, counts: PushCounts) {
+  constructor(
+    destination: Destination,
+    parent: { readonly id: string; readonly manifest: Manifest } | undefined,
+    counts: PushCounts,
+    primer: Primer | undefined,
+  ) {
     this.#destination = destination
     this.#presence = new Presence(destination)
     this.#parent = parent?.manifest
     this.#parentId = parent?.id
     this.#inherited = parent?.manifest.pages.length ?? 0
     this.#counts = counts
+    this.#primer = primer
   }
 
   /** An index for a chunk that `write` will be told of. */
@@ -67,6 +75,16 @@ export class ChunkWriter {
   }
 
   async #store(id: string, chunk: SealedPages, slot: Slot, options: CallOptions): Promise<void> {
+    // Both hold the slot, so both are waited for, whatever becomes of the other.
+    const primed = this.#primer?.chunk(id, slot.bytes.subarray(0, chunk.sizeBytes))
+    try {
+      await this.#storeUnlessThere(id, chunk, slot, options)
+    } finally {
+      await primed
+    }
+  }
+
+  async #storeUnlessThere(id: string, chunk: SealedPages, slot: Slot, options: CallOptions): Promise<void> {
     if (await this.#presence.has(id, chunk, options)) {
       this.#counts.foundBytes += chunk.sizeBytes
       this.#counts.foundChunks++

@@ -16,6 +16,10 @@ export interface PushCounts {
   /** Sealed bytes of own chunks that were there already: pushed before, or by someone who shares the layer. */
   foundBytes: number
   foundChunks: number
+  /** Own chunks that the L2 cache was given and keeps. */
+  primedChunks: number
+  /** Own chunks that it did not keep, and the manifest if it did not keep that. */
+  primeFailures: number
 }
 
 export interface PushProgress extends Readonly<PushCounts> {
@@ -36,5 +40,7 @@ export function newPushCounts(): PushCounts {
     storedChunks: 0,
     foundBytes: 0,
     foundChunks: 0,
+    primedChunks: 0,
+    primeFailures: 0,
   }
 }

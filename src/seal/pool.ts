@@ -7,8 +7,9 @@
 import type { Worker } from 'node:worker_threads'
 import { ThawError } from '../errors.ts'
 import { SEALED_BYTES_MAX } from '../seal.ts'
+import { errorOf } from '../util/failure.ts'
 import { Slab, type SlabMemory, type Slot } from '../util/slab.ts'
-import type { Failure, Reply, Request, ResultOf, SealingKey, Task, WorkerOptions } from './tasks.ts'
+import type { Reply, Request, ResultOf, SealingKey, Task, WorkerOptions } from './tasks.ts'
 import { giveBack, takeThread, threadCount, wantsNice } from './threads.ts'
 
 const REQUESTS_PER_WORKER = 4
@@ -64,7 +65,7 @@ export class SealPool implements AsyncDisposable {
     this.#feed(member)
     if (pending === undefined) return
     if ('result' in reply) pending.resolve(reply.result)
-    else pending.reject(errorOf(reply.failure))
+    else pending.reject(errorOf(reply.failure, 'a sealing thread'))
   }
 
   /** A slot to work in; the caller releases it. */
@@ -117,9 +118,4 @@ export class SealPool implements AsyncDisposable {
   [Symbol.asyncDispose](): Promise<void> {
     return this.close()
   }
-}
-
-function errorOf({ code, message, object }: Failure): Error {
-  if (code === undefined) return new Error(`in a sealing thread: ${message}`)
-  return new ThawError(code, message, object === undefined ? {} : { object })
 }

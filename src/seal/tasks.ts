@@ -4,9 +4,9 @@
  * Byte arrays in a task must own their memory: posting a view copies all that lies behind it, be it a manifest or Node's pool of small buffers.
  */
 import type { Stretch } from '../chunk.ts'
-import type { ErrorCode } from '../errors.ts'
 import type { Sealer } from '../keys.ts'
 import type { ChunkRef, Sealed } from '../seal.ts'
+import type { Failure } from '../util/failure.ts'
 import type { SlabMemory } from '../util/slab.ts'
 
 /** How a worker seals; fixed for its life. */
@@ -106,13 +106,6 @@ export interface Request {
 
 /** What became of a request; replies come in the order of the requests. */
 export type Reply = { readonly result: ResultOf[Task['kind']] } | { readonly failure: Failure }
-
-/** An error as it crosses threads. */
-export interface Failure {
-  readonly code: ErrorCode | undefined
-  readonly message: string
-  readonly object: string | undefined
-}
 
 /** What a worker is told before the requests of a pool. */
 export interface WorkerOptions {

@@ -10,10 +10,9 @@ import { parentPort } from 'node:worker_threads'
 import { CHUNK_PAGES, gather, markPages, PAGE_BYTES, pageCount, stretchesOf } from '../chunk.ts'
 import { fromErrno, ThawError } from '../errors.ts'
 import { encodePayload, OpenedChunk, SEALED_BYTES_MAX, sealPayload, verifyChunk } from '../seal.ts'
-import { discard } from '../util/discard.ts'
+import { failureOf } from '../util/failure.ts'
 import { Slab } from '../util/slab.ts'
 import type {
-  Failure,
   OpenTask,
   Placement,
   Reply,
@@ -29,7 +28,8 @@ import type {
   WriteTask,
 } from './tasks.ts'
 
-const payload = Buffer.alloc(SEALED_BYTES_MAX)
+/** A payload that is sealed, or pages that are written. */
+const working = Buffer.alloc(SEALED_BYTES_MAX)
 const GMAC_IV = Buffer.alloc(12)
 
 assert(parentPort !== null)
@@ -57,11 +57,6 @@ function reply({ slot, task }: Request): Reply {
   } catch (error) {
     return { failure: failureOf(error) }
   }
-}
-
-function failureOf(error: unknown): Failure {
-  if (error instanceof ThawError) return { code: error.code, message: error.message, object: error.object }
-  return { code: undefined, message: error instanceof Error ? (error.stack ?? error.message) : String(error), object: undefined }
 }
 
 function run(slot: number | undefined, task: Task, options: WorkerOptions): ResultOf[Task['kind']] {
@@ -132,24 +127,21 @@ function rangeDigest(bytes: Uint8Array, lineageKey: Uint8Array): Buffer {
 
 function seal(bytes: Buffer, pages: number, sealing: SealingKey | undefined): SealedPages {
   assert(sealing !== undefined)
-  const payloadBytes = encodePayload(bytes, pages, sealing, payload)
-  return { pages, ...sealPayload(payload.subarray(0, payloadBytes), sealing.secret, sealing.salt, bytes) }
+  const payloadBytes = encodePayload(bytes, pages, sealing, working)
+  return { pages, ...sealPayload(working.subarray(0, payloadBytes), sealing.secret, sealing.salt, bytes) }
 }
 
 function open(pages: Buffer, sealed: Buffer, { chunk }: OpenTask): void {
-  const opened = OpenedChunk.open(sealed, chunk).bytes
-  opened.copy(pages)
-  discard(opened)
+  OpenedChunk.open(sealed, chunk, pages)
 }
 
 function write(sealed: Buffer, { chunk, placements }: WriteTask): number {
-  const opened = OpenedChunk.open(sealed, chunk).bytes
+  const opened = OpenedChunk.open(sealed, chunk, working).bytes
   let written = 0
   for (const { fd, path, offset, from, sizeBytes } of placements) {
     for (let done = 0; done < sizeBytes; ) done += writeChecked({ fd, path }, opened, from + done, sizeBytes - done, offset + done)
     written += sizeBytes
   }
-  discard(opened)
   return written
 }
 

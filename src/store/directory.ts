@@ -14,12 +14,12 @@ import { resolve } from 'node:path'
 import { fromErrno, ThawError } from '../errors.ts'
 import type { CallOptions, GetOptions, ListedObject, ObjectHead, ObjectStore, PutOptions } from '../store.ts'
 import { raceSignal } from '../util/deadline.ts'
+import { Lifetime } from '../util/lifetime.ts'
 import { Batch, place } from './directory-batch.ts'
 import { fdatasync, fstat, hasErrno, ifThere, link, open, read, stat, unlink } from './directory-files.ts'
 import { Folders } from './directory-folders.ts'
 import { folders, walk } from './directory-list.ts'
 import { TempFolder } from './directory-temp.ts'
-import { Lifetime } from '../util/lifetime.ts'
 import { checkFolderPrefix, checkKey, checkPrefix, TEMPORARY } from './object-key.ts'
 
 /** libuv's four threads, with calls queued so that none of them waits for JavaScript. */

@@ -13,7 +13,7 @@ export interface S3Location {
   readonly endpoint: string | undefined
   readonly region: string | undefined
   readonly pathStyle: boolean
-  /** Names the store in messages. */
+  /** Names the store in messages, and opens the same one. */
   readonly url: string
 }
 
@@ -32,13 +32,21 @@ export function parseS3Url(text: string): S3Location {
   const endpoint = parseEndpoint(url.searchParams.get('endpoint'))
   const path = decodeURIComponent(url.pathname).replace(/^\/+|\/+$/g, '')
   if (path !== '' && !isKey(path)) throw new TypeError('the prefix of an S3 store must be segments joined by "/"')
+  const region = url.searchParams.get('region') ?? undefined
+  const pathStyle = parseFlag(url.searchParams.get('pathStyle'), endpoint !== undefined)
+  const parameters = [
+    ...(endpoint === undefined ? [] : [`endpoint=${endpoint}`]),
+    ...(region === undefined ? [] : [`region=${encodeURIComponent(region)}`]),
+    ...(pathStyle === (endpoint !== undefined) ? [] : [`pathStyle=${pathStyle}`]),
+  ]
+  const query = parameters.length === 0 ? '' : `?${parameters.join('&')}`
   return {
     bucket: url.hostname,
     prefix: path === '' ? '' : `${path}/`,
     endpoint,
-    region: url.searchParams.get('region') ?? undefined,
-    pathStyle: parseFlag(url.searchParams.get('pathStyle'), endpoint !== undefined),
-    url: `s3://${url.hostname}${path === '' ? '' : `/${path}`}${endpoint === undefined ? '' : `?endpoint=${endpoint}`}`,
+    region,
+    pathStyle,
+    url: `s3://${url.hostname}${path === '' ? '' : `/${path}`}${query}`,
   }
 }
 

@@ -61,8 +61,9 @@ export class Flights<K, V> {
   #begin(key: K, work: (flight: Flight) => Promise<V>, { urgency }: Passenger): UnderWay<V> {
     const controller = new AbortController()
     const flight = { controller, signal: controller.signal, urgency: new Urgency(urgency?.priority), waiting: new Set<Seat<V>>() }
+    const working = work(flight)
     this.#underWay.set(key, flight)
-    work(flight).then(
+    working.then(
       value => {
         const seats = this.#land(key, flight)
         this.#share(value, seats.length)

@@ -5,9 +5,11 @@ import {
   formatBytesAndPages,
   formatCount,
   formatDuration,
+  formatLatency,
   formatRatio,
   formatShare,
   formatTable,
+  formatTiers,
   oneLine,
 } from '../../src/cli/format.ts'
 
@@ -123,5 +125,25 @@ describe('oneLine', () => {
 
   it('leaves other text alone', () => {
     expect(oneLine('größer – 日本')).toBe('größer – 日本')
+  })
+})
+
+describe('formatLatency', () => {
+  it.each([
+    [0.001, '1 µs'],
+    [0.0874, '87.4 µs'],
+    [1.41, '1.41 ms'],
+    [250, '250 ms'],
+    [2300, '2.3 s'],
+  ])('%d ms is %s', (ms, text) => {
+    expect(formatLatency(ms)).toBe(text)
+  })
+})
+
+describe('formatTiers', () => {
+  it('names the tiers that served', () => {
+    expect(formatTiers({ disk: 12.3 * MIB, l2: 0, origin: 512 })).toBe('from disk 12.3 MiB, origin 512 B')
+    expect(formatTiers({ disk: 0, l2: 1024, origin: 0 })).toBe('from L2 1 KiB')
+    expect(formatTiers({ disk: 0, l2: 0, origin: 0 })).toBe('nothing fetched')
   })
 })

@@ -51,8 +51,10 @@ export class Workplace implements AsyncDisposable {
     return JSON.parse(await this.mustRun(...args, '--json'))
   }
 
-  start(args: readonly string[]): ChildProcessWithoutNullStreams {
-    const { THAW_STORE: _store, THAW_KEYRING: _keyring, THAW_CONFIG: _config, FORCE_COLOR: _colour, ...env } = process.env
+  /** Without the settings of whoever runs the tests, and with `environment` on top. */
+  start(args: readonly string[], environment: Readonly<Record<string, string>> = {}): ChildProcessWithoutNullStreams {
+    const inherited = Object.entries(process.env).filter(([name]) => !name.startsWith('THAW_') && name !== 'FORCE_COLOR')
+    const env = { ...Object.fromEntries(inherited), XDG_RUNTIME_DIR: this.folder, ...environment }
     const child = spawn(process.execPath, [PROGRAM, ...args], { cwd: this.folder, env })
     // A program that ends before it has read all it was given breaks the pipe: that is what some tests are about.
     child.stdin.on('error', () => undefined)

@@ -1,17 +1,28 @@
 /** A snapshot that was really pushed, and ways to read it through engines of a test's own making. */
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { PAGE_BYTES } from '../../src/chunk.ts'
+import { LocalEngine } from '../../src/engine/local.ts'
 import type { Engine } from '../../src/engine.ts'
-import type { Keyring } from '../../src/index.ts'
+import { createFileKeyring, type Keyring } from '../../src/index.ts'
 import { Cache } from '../../src/open-cache.ts'
+import { initStore } from '../../src/root.ts'
 import { openStoreOver, type SnapshotStore } from '../../src/snapshot-store.ts'
 import type { ObjectStore } from '../../src/store.ts'
+import { memoryStore } from '../../src/testing.ts'
 import { patchedStore } from '../patched-store.ts'
-import { type InMemory, inMemory } from './memory-store.ts'
+import { pieces } from '../small-store.ts'
 
 const RANGE_PAGES = 128
 
-export interface PushedImage extends InMemory {
-  /** Its snapshot has one image, `memory`. */
+export interface PushedImage extends AsyncDisposable {
+  /** In memory. */
+  readonly objects: ObjectStore
+  readonly keyring: Keyring
+  /** The only root. */
+  readonly root: string
+  /** The snapshot. It has one image, `memory`. */
   readonly id: string
   readonly image: Buffer
 }
@@ -29,10 +40,15 @@ export function sparseImage(ranges: number, seed = 1): Buffer {
 }
 
 export async function pushedImage(ranges: number): Promise<PushedImage> {
-  const memory = await inMemory()
+  const dir = await mkdtemp(join(tmpdir(), 'thaw-read-'))
+  const keyring = await createFileKeyring(join(dir, 'keys'))
+  const objects = memoryStore({ like: 's3' })
+  const { roots } = await initStore(objects, keyring)
+  await using engine = new LocalEngine({ memoryBytes: 0, caches: [] })
+  await using store = await openThrough(objects, keyring, engine)
   const image = sparseImage(ranges)
-  const { id } = await memory.store.push({ layer: 'os', images: { memory: { kind: 'memory', bytes: image } } })
-  return { ...memory, id, image }
+  const { id } = await store.push({ layer: 'os', images: { memory: { kind: 'memory', stream: pieces(image) } } })
+  return { objects, keyring, root: roots[0]!.id, id, image, [Symbol.asyncDispose]: () => rm(dir, { recursive: true }) }
 }
 
 /** Opens the store that lies in `objects` through an engine. Closing it closes neither. */

@@ -71,6 +71,21 @@ describe('bench', () => {
     expect(report.sections[0]!.timings.map(({ name }) => name)).toHaveLength(5)
   })
 
+  it('read measures every tier, with real servers', async () => {
+    const report = await smoke('read')
+    expect(measured(report)).toEqual({
+      memory: 4,
+      miss: 1,
+      'disk/dense': 1,
+      'disk/random': 1,
+      'l2/dense': 1,
+      'l2/random': 2,
+      pull: 2,
+      herd: 1,
+      stall: 2,
+    })
+  })
+
   it('prints tables, and leaves nothing behind', async () => {
     const { stdout } = await run('manifest', ['--smoke'])
     expect(stdout).toContain('| manifest / image ')

@@ -77,7 +77,7 @@ describe('the tarball', () => {
       'dist/cli.js',
     ]
     expect(files).toEqual(expect.arrayContaining(needed))
-    const known = /^(package\.json|LICENSE|(README|CHANGELOG|SECURITY)\.md|docs\/[A-Z]+\.md|dist\/.*\.(js|js\.map|d\.ts))$/
+    const known = /^(package\.json|LICENSE|(README|CHANGELOG|SECURITY)\.md|docs\/[A-Z0-9]+\.md|dist\/.*\.(js|js\.map|d\.ts))$/
     expect(files.filter(file => !known.test(file) || /\.test\./.test(file))).toEqual([])
   })
 

@@ -1,0 +1,32 @@
+/** A thread that reads as a pager does: hits from the arena, misses over a line with an eventfd. Started from here, it runs `reader-thread.ts`. */
+import { once } from 'node:events'
+import { Worker } from 'node:worker_threads'
+import type { ArenaMemory } from '../../src/arena.ts'
+import type { LineEnd } from '../../src/engine/line.ts'
+import type { Cache, SnapshotImage } from '../../src/index.ts'
+import type { SharedImage } from '../../src/reader.ts'
+
+/** What the thread is to measure. */
+export type Task =
+  /** 4 KiB reads that are all in memory, for so long. */
+  | { readonly kind: 'hits'; readonly ms: number }
+  /** A page of each chunk once, none of which is in memory. */
+  | { readonly kind: 'misses' }
+
+export interface ReaderInput {
+  readonly arena: ArenaMemory
+  readonly image: SharedImage
+  readonly line: LineEnd
+  readonly task: Task
+}
+
+/** Milliseconds of each read. */
+export async function startReader(cache: Cache, image: SnapshotImage, task: Task): Promise<Float64Array> {
+  await using line = await cache.engine.openLine('eventfd')
+  if (line.end.bellFd === undefined) throw new Error('no eventfd: koffi is missing')
+  const input: ReaderInput = { arena: cache.engine.arena.memory, image: image.share(), line: line.end, task }
+  const worker = new Worker(new URL('./reader-thread.ts', import.meta.url), { workerData: input, transferList: [line.end.port] })
+  const [ms] = (await once(worker, 'message')) as [Float64Array]
+  await worker.terminate()
+  return ms
+}

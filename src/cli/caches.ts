@@ -1,0 +1,89 @@
+/**
+ * The caches of one run, and the ways in which its figures are seen. Memory is left out: commands that move whole snapshots look at each chunk once.
+ *
+ * Nothing here fails the work. A disk cache that cannot be opened, a port that cannot be had or a state folder that cannot be used are a word on standard error;
+ * only settings that cannot be are an error.
+ */
+import { type Cache, createCache, isThawError, metricsText, type SnapshotStore, serveMetrics } from '../index.ts'
+import { announce } from './announce.ts'
+import type { CacheSettings } from './cache-settings.ts'
+import type { Invocation } from './invocation.ts'
+import { stateFolder } from './state-folder.ts'
+
+/** A command has nothing else to do meanwhile, so its reads need no thread of their own. */
+const BULK = { memoryBytes: 0, thread: 'main' } as const
+
+export class Caches implements AsyncDisposable {
+  readonly cache: Cache
+  readonly hasTiers: boolean
+  readonly hasL2: boolean
+  readonly #invocation: Invocation
+  readonly #stateFolder: string
+  /** What shows figures; ends before the cache. */
+  readonly #shown: (() => Promise<void>)[] = []
+
+  private constructor(cache: Cache, invocation: Invocation, { disk, l2, stateDir }: CacheSettings) {
+    this.cache = cache
+    this.hasTiers = disk !== undefined || l2 !== undefined
+    this.hasL2 = l2 !== undefined
+    this.#invocation = invocation
+    this.#stateFolder = stateFolder(stateDir)
+  }
+
+  static async open(invocation: Invocation, settings: CacheSettings): Promise<Caches> {
+    const caches = new Caches(await openTiers(invocation, settings), invocation, settings)
+    if (settings.metrics !== undefined) await caches.#serveMetrics(settings.metrics)
+    return caches
+  }
+
+  async #serveMetrics(address: { readonly host: string; readonly port: number }): Promise<void> {
+    const { output } = this.#invocation
+    try {
+      const server = await serveMetrics(this.cache, address)
+      this.#shown.push(() => server.close())
+      output.detail(`figures at ${server.url}`)
+    } catch (error) {
+      if (!isThawError(error)) throw error
+      output.warn(error.message)
+    }
+  }
+
+  /** Lets `thaw stats` find this run. Happens beside the work, which does not wait for it. */
+  announce(store: SnapshotStore): void {
+    const { command, output } = this.#invocation
+    const { cache } = this
+    const startedAt = new Date(Date.now() - 1000 * process.uptime()).toISOString()
+    const announced = announce(this.#stateFolder, {
+      '/stats': async () =>
+        JSON.stringify({ schema: 1, pid: process.pid, command, startedAt, store: store.url, figures: await cache.stats() }),
+      '/metrics': () => metricsText(cache),
+    }).catch((error: unknown) => {
+      output.detail(`not shown by \`thaw stats\`: ${error instanceof Error ? error.message : String(error)}`)
+      return undefined
+    })
+    this.#shown.push(async () => await (await announced)?.[Symbol.asyncDispose]())
+  }
+
+  /** Waits for the copies to caches that are under way, unless the run is interrupted. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    const { signal } = this.#invocation
+    const interrupted = Promise.withResolvers<void>()
+    const onAbort = (): void => interrupted.resolve()
+    signal.addEventListener('abort', onAbort)
+    if (!signal.aborted) await Promise.race([this.cache.settled(), interrupted.promise])
+    signal.removeEventListener('abort', onAbort)
+    for (const end of this.#shown) await end()
+    await this.cache.close()
+  }
+}
+
+/** All tiers that are set, without the disk if its folder cannot be had. */
+async function openTiers({ output }: Invocation, { disk, l2 }: CacheSettings): Promise<Cache> {
+  try {
+    return await createCache({ ...BULK, disk, l2 })
+  } catch (error) {
+    if (!isThawError(error) || error.tier !== 'disk') throw error
+    output.warn(`without a disk cache: ${error.message}`)
+    return await createCache({ ...BULK, l2 })
+  }
+}

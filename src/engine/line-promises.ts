@@ -1,0 +1,127 @@
+/**
+ * The reading side of a line for a thread with an event loop: a promise a want, errors with all their words. Wants beyond what a line takes wait here, demands first.
+ *
+ * It keeps the process alive while somebody waits, and not otherwise.
+ */
+import { receiveMessageOnPort } from 'node:worker_threads'
+import { ABSENT, type Arena } from '../arena.ts'
+import type { Pinned, WantOptions } from '../engine.ts'
+import { type ErrorCode, ThawError } from '../errors.ts'
+import { errorOf, type Failure } from '../util/failure.ts'
+import { Urgency, WaitingLine } from '../util/urgency.ts'
+import { ENGINE_THREAD, endLine, type LineEnd, type ToClient, WANTS_MAX } from './line.ts'
+import { type Completion, LineClient } from './line-client.ts'
+
+type Waiting = Pick<PromiseWithResolvers<Pinned>, 'resolve' | 'reject'>
+
+export class LinePromises {
+  readonly #end: LineEnd
+  readonly #arena: Pick<Arena, 'unpin'>
+  readonly #client: LineClient
+  /** By ticket. A want that is outstanding and not here is one that nobody waits for any more. */
+  readonly #waiting = new Map<number, Waiting>()
+  readonly #queue = new WaitingLine<() => void>()
+  /** By place: what went ahead of a completion. */
+  readonly #failures = new Map<number, Failure>()
+  #lastTicket = 0
+  #isOpen = true
+
+  /** The bell of the line must be a message. */
+  constructor(end: LineEnd, arena: Pick<Arena, 'unpin'>) {
+    this.#end = end
+    this.#arena = arena
+    this.#client = new LineClient(end)
+    end.port.on('message', (message: ToClient) => this.#hear(message)).on('close', this.#onClose)
+    this.#look()
+  }
+
+  /** As `HeldSnapshot.want`, by the snapshot's handle. */
+  async want(handle: number, chunk: number, { urgency = new Urgency(), signal }: WantOptions = {}): Promise<Pinned> {
+    signal?.throwIfAborted()
+    this.#lastTicket = (this.#lastTicket + 1) | 0
+    const ticket = this.#lastTicket
+    const { promise, resolve, reject } = Promise.withResolvers<Pinned>()
+    let leave = (): void => undefined
+    const ask = (): void => {
+      leave()
+      this.#waiting.set(ticket, { resolve, reject })
+      this.#client.want(handle, chunk, ticket, urgency.priority)
+      this.#end.port.ref()
+    }
+    const onAbort = (): void => {
+      leave()
+      if (this.#waiting.delete(ticket)) this.#client.cancel(ticket)
+      reject(signal!.reason)
+    }
+    if (this.#client.outstanding < WANTS_MAX) ask()
+    else leave = this.#queue.join(ask, urgency)
+    const stop = urgency.onRaise(() => this.#client.raise(ticket))
+    signal?.addEventListener('abort', onAbort)
+    // Nobody rings any more.
+    if (!this.#isOpen) this.#look()
+    try {
+      return await promise
+    } finally {
+      stop()
+      signal?.removeEventListener('abort', onAbort)
+    }
+  }
+
+  readonly #onClose = (): void => {
+    this.#isOpen = false
+    this.end('UNAVAILABLE')
+  }
+
+  countHit(bytes: number): void {
+    this.#client.countHit(bytes)
+  }
+
+  /** The engine's side is gone, or will answer no more: whoever waits, or wants from now on, gets that code, unless the engine said another. */
+  end(code: ErrorCode): void {
+    endLine(this.#end, code)
+    this.#look()
+  }
+
+  #hear(message: ToClient): void {
+    this.#note(message)
+    this.#look()
+  }
+
+  #note(message: ToClient): void {
+    if (message !== null) this.#failures.set(message.place, message.failure)
+  }
+
+  /** Takes what came, begins what can be, and asks for a bell. */
+  #look(): void {
+    do {
+      for (let done = this.#client.next(); done !== undefined; done = this.#client.next()) this.#settle(done)
+      while (this.#queue.size > 0 && this.#client.outstanding < WANTS_MAX) this.#queue.first()!()
+    } while (!this.#client.sleep())
+    if (this.#client.outstanding === 0) this.#end.port.unref()
+  }
+
+  #settle({ ticket, slot, tier, code, place }: Completion): void {
+    const waiting = this.#waiting.get(ticket)
+    this.#waiting.delete(ticket)
+    if (slot === ABSENT) {
+      const error = this.#takeError(place, code)
+      waiting?.reject(error)
+    } else if (waiting === undefined) this.#arena.unpin(slot)
+    else waiting.resolve({ slot, tier })
+  }
+
+  #takeError(place: number, code: ErrorCode | undefined): Error {
+    // It was posted before the completion was put into the ring, so it is here, if not heard yet. (Of a port that is closed, Node 24 receives a segmentation fault.)
+    while (this.#isOpen && !this.#failures.has(place)) {
+      const received: { readonly message: ToClient } | undefined = receiveMessageOnPort(this.#end.port)
+      if (received === undefined) break
+      this.#note(received.message)
+    }
+    const failure = this.#failures.get(place)
+    this.#failures.delete(place)
+    if (failure !== undefined) return errorOf(failure, ENGINE_THREAD)
+    return code === 'CLOSED'
+      ? new ThawError('CLOSED', 'the cache is closed', { object: 'the cache' })
+      : new ThawError(code ?? 'UNAVAILABLE', 'the thread that reads from stores ended: open the cache again', { object: 'the cache' })
+  }
+}

@@ -1,0 +1,266 @@
+/** Lines: the ring, the two bells, and who is told what when one side goes away. */
+import { once } from 'node:events'
+import { setImmediate as turn } from 'node:timers/promises'
+import { Worker } from 'node:worker_threads'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { ABSENT } from '../../src/arena.ts'
+import { type LineEnd, WANTS_MAX } from '../../src/engine/line.ts'
+import { LineClient } from '../../src/engine/line-client.ts'
+import { openEnds } from '../../src/engine/line-open.ts'
+import { LinePromises } from '../../src/engine/line-promises.ts'
+import { ENTRY_WORDS, Ring } from '../../src/engine/line-ring.ts'
+import { LineServer } from '../../src/engine/line-server.ts'
+import { RemoteEngine, startThread } from '../../src/engine/remote.ts'
+import { startEngine } from '../../src/engine/start.ts'
+import type { Engine, HeldSnapshot, Pinned, WantOptions } from '../../src/engine.ts'
+import { ThawError } from '../../src/errors.ts'
+import { Urgency } from '../../src/util/urgency.ts'
+import { codeOfAsync } from '../code-of.ts'
+import type { LineThreadOptions, LineThreadResult } from './line-thread.ts'
+import { type MarkedStore, markedStore, ROOT } from './marked-store.ts'
+
+const CHUNKS = 40
+const PAGES = 2
+
+describe('a ring', () => {
+  it('is full at its capacity, goes round, and counts past 2³¹', () => {
+    const memory = new SharedArrayBuffer(Ring.sizeBytes(4))
+    const words = new Int32Array(memory)
+    // Both counts, as after 2³¹ - 3 entries.
+    words[0] = 2 ** 31 - 3
+    words[16] = 2 ** 31 - 3
+    const [producer, consumer] = [new Ring(memory, 0, 4), new Ring(memory, 0, 4)]
+    const entry = new Int32Array(ENTRY_WORDS)
+    for (let round = 0; round < 10; round++) {
+      for (let item = 0; item < 4; item++) expect(producer.put(round, item, -1, 7)).toBe(true)
+      expect(producer.put(0, 0, 0, 0)).toBe(false)
+      for (let item = 0; item < 4; item++) {
+        expect(consumer.take(entry)).toBe(true)
+        expect([...entry]).toEqual([round, item, -1, 7])
+      }
+      expect(consumer.take(entry)).toBe(false)
+    }
+  })
+
+  it('wakes a sleeper once, and lets nobody sleep who has something to take', () => {
+    const ring = new Ring(new SharedArrayBuffer(Ring.sizeBytes(4)), 0, 4)
+    expect(ring.takeSleeper()).toBe(false)
+    expect(ring.sleep()).toBe(true)
+    ring.put(1, 2, 3, 4)
+    expect([ring.takeSleeper(), ring.takeSleeper(), ring.sleep(), ring.takeSleeper()]).toEqual([true, false, false, false])
+  })
+})
+
+/** An engine whose wants the test answers. */
+class HeldWants {
+  readonly wants: { readonly chunk: number; readonly options: WantOptions; readonly answer: PromiseWithResolvers<Pinned> }[] = []
+  readonly unpinned: number[] = []
+  readonly engine = {
+    arena: { unpin: (slot: number) => this.unpinned.push(slot) },
+    want: (_handle: number, chunk: number, options: WantOptions): Promise<Pinned> => {
+      const answer = Promise.withResolvers<Pinned>()
+      this.wants.push({ chunk, options, answer })
+      options.signal?.addEventListener('abort', () => answer.reject(options.signal!.reason))
+      return answer.promise
+    },
+  }
+}
+
+async function openPair(): Promise<{ held: HeldWants; client: LineClient; server: LineServer; reader: LineEnd }> {
+  const { reader, engine } = await openEnds('message')
+  const held = new HeldWants()
+  const server = new LineServer(engine, held.engine, () => undefined)
+  return { held, client: new LineClient(reader), server, reader }
+}
+
+/** Everything that came, as [ticket, slot or code]. */
+function answers(client: LineClient): (readonly [number, number | string | undefined])[] {
+  const all: (readonly [number, number | string | undefined])[] = []
+  for (let done = client.next(); done !== undefined; done = client.next()) {
+    all.push([done.ticket, done.slot === ABSENT ? done.code : done.slot])
+  }
+  return all
+}
+
+describe('a line', () => {
+  it('takes so many wants and no more, and answers each once', async () => {
+    const { held, client, server } = await openPair()
+    for (let round = 0; round < 3; round++) {
+      for (let want = 0; want < WANTS_MAX; want++) expect(client.want(1, want, want - 500, 'prefetch')).toBe(true)
+      expect([client.want(1, 0, 0, 'demand'), client.outstanding]).toEqual([false, WANTS_MAX])
+      await expect.poll(() => held.wants.length).toBe(WANTS_MAX)
+      for (const { chunk, answer } of held.wants.splice(0)) answer.resolve({ slot: chunk + 1, tier: 'disk' })
+      await turn()
+      expect(answers(client)).toEqual(Array.from({ length: WANTS_MAX }, (_, want) => [want - 500, want + 1]))
+      expect([client.outstanding, client.next()]).toEqual([0, undefined])
+    }
+    server.close()
+  })
+
+  it('carries what is more urgent, and what nobody wants any more', async () => {
+    const { held, client, server } = await openPair()
+    client.want(1, 7, 70, 'prefetch')
+    client.want(1, 8, 80, 'prefetch')
+    client.raise(70)
+    client.cancel(80)
+    await expect.poll(() => held.wants[1]?.options.signal?.aborted).toBe(true)
+    expect(held.wants.map(({ options }) => options.urgency?.priority)).toEqual(['demand', 'prefetch'])
+    await turn()
+    expect(answers(client)).toEqual([[80, 'CLOSED']])
+    server.close()
+  })
+
+  it('fails what is outstanding, and what comes later, when the engine ends', async () => {
+    const { held, client, server } = await openPair()
+    client.want(1, 7, 70, 'demand')
+    client.want(1, 8, 80, 'demand')
+    await expect.poll(() => held.wants.length).toBe(2)
+    held.wants[0]!.answer.resolve({ slot: 5, tier: 'origin' })
+    await turn()
+    client.want(1, 9, 90, 'demand')
+    server.end('CLOSED')
+    held.wants[1]!.answer.resolve({ slot: 6, tier: 'origin' })
+    await turn()
+    expect(held.unpinned).toEqual([6])
+    expect(client.sleep()).toBe(false)
+    expect(answers(client)).toEqual([
+      [70, 5],
+      [80, 'CLOSED'],
+      [90, 'CLOSED'],
+    ])
+    client.want(1, 9, 91, 'demand')
+    expect(answers(client)).toEqual([[91, 'CLOSED']])
+    expect(client.sleep()).toBe(true)
+  })
+
+  it('takes back what a reader that went away did not take', async () => {
+    const { held, client, reader } = await openPair()
+    for (const chunk of [1, 2, 3]) client.want(1, chunk, chunk, 'demand')
+    await expect.poll(() => held.wants.length).toBe(3)
+    held.wants[0]!.answer.resolve({ slot: 11, tier: 'l2' })
+    held.wants[1]!.answer.resolve({ slot: 12, tier: 'l2' })
+    await turn()
+    expect(client.next()).toMatchObject({ ticket: 1, slot: 11, tier: 'l2' })
+    reader.port.close()
+    await expect.poll(() => held.unpinned).toEqual([12])
+    expect(held.wants[2]!.options.signal?.aborted).toBe(true)
+  })
+
+  it('tells a reader with an event loop all about a failure', async () => {
+    const { reader, engine } = await openEnds('message')
+    const held = new HeldWants()
+    const server = new LineServer(engine, held.engine, () => undefined)
+    const line = new LinePromises(reader, { unpin: () => undefined })
+    const want = line.want(1, 2)
+    await expect.poll(() => held.wants.length).toBe(1)
+    const cause = new ThawError('CORRUPT', 'the cause')
+    held.wants[0]!.answer.reject(new ThawError('CORRUPT', 'what', { object: 'which', tier: 'l2', cause }))
+    await expect(want).rejects.toMatchObject({
+      code: 'CORRUPT',
+      message: 'what',
+      object: 'which',
+      tier: 'l2',
+      cause: { message: 'the cause' },
+    })
+    server.close()
+  })
+
+  it('lets those beyond its capacity wait their turn, demands first', async () => {
+    const { reader, engine } = await openEnds('message')
+    const held = new HeldWants()
+    const server = new LineServer(engine, held.engine, () => undefined)
+    const line = new LinePromises(reader, { unpin: () => undefined })
+    const urgency = new Urgency('prefetch')
+    const all = Array.from({ length: WANTS_MAX }, (_, chunk) => line.want(1, chunk))
+    const controller = new AbortController()
+    all.push(line.want(1, 5001, { urgency: new Urgency('prefetch') }), line.want(1, 5002, { urgency }))
+    const cancelled = codeOfAsync(() => line.want(1, 5003, { signal: controller.signal }))
+    urgency.raise()
+    controller.abort(new RangeError('gone'))
+    await expect.poll(() => held.wants.length).toBe(WANTS_MAX)
+    for (const { answer } of [...held.wants]) answer.resolve({ slot: 1, tier: 'disk' })
+    await expect.poll(() => held.wants.length).toBe(WANTS_MAX + 2)
+    expect(held.wants.slice(WANTS_MAX).map(({ chunk }) => chunk)).toEqual([5002, 5001])
+    for (const { answer } of held.wants.slice(WANTS_MAX)) answer.resolve({ slot: 1, tier: 'disk' })
+    expect([(await Promise.all(all)).length, await cancelled]).toEqual([WANTS_MAX + 2, 'RangeError'])
+    server.close()
+  })
+})
+
+describe.each([
+  { name: 'on main', start: (): Promise<Engine> => startEngine({ memoryBytes: 0 }) },
+  { name: 'on a worker', start: (): Promise<Engine> => RemoteEngine.over(startThread({ memoryBytes: 0 })) },
+])('a thread with a line to an engine $name', ({ start }) => {
+  let marked: MarkedStore
+  let engine: Engine
+  let held: HeldSnapshot
+
+  beforeEach(async () => {
+    marked = await markedStore(CHUNKS, PAGES)
+    engine = await start()
+    held = await (await engine.openStore(marked.objects)).hold(marked.columns, ROOT)
+  })
+
+  afterEach(async () => {
+    await engine.close()
+    await marked[Symbol.asyncDispose]()
+  })
+
+  const pins = (): number => new Int32Array(engine.arena.memory.pins).reduce((sum, count) => sum + count, 0)
+
+  function startReader(end: LineEnd, handle: number, wants: number): Worker {
+    const workerData: LineThreadOptions = { arena: engine.arena.memory, end, handle, chunks: CHUNKS, pages: PAGES, wants }
+    return new Worker(new URL('./line-thread.ts', import.meta.url), { workerData, transferList: [end.port] })
+  }
+
+  async function resultOf(reader: Worker): Promise<LineThreadResult> {
+    const [result] = (await once(reader, 'message')) as [LineThreadResult]
+    await reader.terminate()
+    return result
+  }
+
+  it.each(['eventfd', 'message'] as const)('is served, and woken by %s', async bell => {
+    await using line = await engine.openLine(bell)
+    expect(line.end.bellFd === undefined).toBe(bell === 'message')
+    expect(await resultOf(startReader(line.end, held.handle, WANTS_MAX + 99))).toEqual({ good: WANTS_MAX + 99, codes: [] })
+    expect(pins()).toBe(0)
+  })
+
+  it('is told that a snapshot is not open', async () => {
+    await using line = await engine.openLine('eventfd')
+    expect(await resultOf(startReader(line.end, held.handle + 1, 2))).toEqual({ good: 0, codes: ['CLOSED', 'CLOSED'] })
+  })
+
+  it.each(['eventfd', 'message'] as const)('is told by %s that the engine closes', async bell => {
+    await using line = await engine.openLine(bell)
+    const result = resultOf(startReader(line.end, held.handle, 2 ** 30))
+    await expect.poll(async () => (await engine.figures()).origin.hits).toBeGreaterThan(CHUNKS)
+    await engine.close()
+    const { good, codes } = await result
+    expect([good > CHUNKS, new Set(codes)]).toEqual([true, new Set(['CLOSED'])])
+    expect(pins()).toBe(0)
+  })
+
+  it('may die at any time', async () => {
+    await using line = await engine.openLine('message')
+    const reader = startReader(line.end, held.handle, 2 ** 30)
+    await expect.poll(async () => (await engine.figures()).origin.hits).toBeGreaterThan(CHUNKS)
+    await reader.terminate()
+    // What it held in its hands at that moment is lost with it: one slot, of those it looked at one after the other.
+    await expect.poll(pins).toBeLessThanOrEqual(1)
+    for (let chunk = 0; chunk < CHUNKS; chunk++) engine.arena.unpin((await held.want(chunk)).slot)
+  })
+
+  it('has what it counted added up, also once it is gone', async () => {
+    const line = await engine.openLine('message')
+    const client = new LineClient(line.end)
+    client.countHit(4096)
+    client.countHit(100)
+    engine.countHit(1)
+    const counted = { hits: 3, bytes: 4197 }
+    expect((await engine.figures()).memory).toMatchObject(counted)
+    client.close()
+    await line.close()
+    expect((await engine.figures()).memory).toMatchObject(counted)
+  })
+})

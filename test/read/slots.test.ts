@@ -1,0 +1,175 @@
+import { describe, expect, it } from 'vitest'
+import { ArenaSlots } from '../../src/arena/slots.ts'
+import { ABSENT, Arena, ArenaWriter } from '../../src/arena.ts'
+import { VirtualClock } from '../../src/testing.ts'
+import { Urgency } from '../../src/util/urgency.ts'
+import { codeOfAsync } from '../code-of.ts'
+
+const never = new AbortController().signal
+const demand = new Urgency()
+
+interface Bench {
+  readonly clock: VirtualClock
+  readonly arena: ArenaWriter
+  readonly slots: ArenaSlots
+  readonly evicted: number[]
+  /** Brings a chunk into the arena. */
+  readonly bring: (number: number, pins?: number) => Promise<number>
+}
+
+function bench(count: number): Bench {
+  const clock = new VirtualClock()
+  const arena = new ArenaWriter(Arena.allocate(count))
+  const evicted: number[] = []
+  const slots = new ArenaSlots(arena, clock, number => void evicted.push(number))
+  return {
+    clock,
+    arena,
+    slots,
+    evicted,
+    async bring(number, pins = 0) {
+      const slot = await slots.acquire(demand, never)
+      slots.publish(number, slot, pins)
+      return slot
+    },
+  }
+}
+
+describe('the slots of an arena', () => {
+  it('are all used before anything leaves, and then the oldest does', async () => {
+    const { arena, slots, evicted, bring } = bench(3)
+    for (const number of [10, 11, 12]) await bring(number)
+    expect([slots.size, evicted]).toEqual([3, []])
+    await bring(13)
+    await bring(14)
+    expect([slots.size, slots.evictions, evicted]).toEqual([3, 2, [10, 11]])
+    expect([10, 11, 12, 13, 14].filter(number => arena.has(number))).toEqual([12, 13, 14])
+  })
+
+  it('give what was read a second chance, once', async () => {
+    const { arena, evicted, bring } = bench(3)
+    for (const number of [10, 11, 12]) await bring(number)
+    arena.unpin(arena.pin(10))
+    await bring(13)
+    await bring(14)
+    await bring(15)
+    expect(evicted).toEqual([11, 12, 10])
+  })
+
+  it('begin as not read, whoever read what was there before', async () => {
+    const { arena, slots, evicted, bring } = bench(2)
+    const slot = await slots.acquire(demand, never)
+    slots.publish(10, slot, 0)
+    arena.unpin(arena.pin(10))
+    arena.withdraw(10)
+    slots.publish(11, slot, 0)
+    expect(arena.takeUsed(slot)).toBe(false)
+    await bring(12)
+    expect(evicted).toEqual([])
+  })
+
+  it('give way in the end, although all were read', async () => {
+    const { arena, evicted, bring } = bench(3)
+    for (const number of [10, 11, 12]) await bring(number)
+    for (const number of [10, 11, 12]) arena.unpin(arena.pin(number))
+    await bring(13)
+    expect(evicted).toEqual([10])
+  })
+
+  it('stay what they are while they are pinned', async () => {
+    const { arena, evicted, bring } = bench(2)
+    const pinned = await bring(10, 1)
+    for (let number = 11; number < 20; number++) expect(await bring(number)).not.toBe(pinned)
+    expect(evicted).not.toContain(10)
+    arena.unpin(pinned)
+    for (let number = 20; number < 23; number++) await bring(number)
+    expect(evicted).toContain(10)
+    expect(arena.pin(10)).toBe(ABSENT)
+  })
+
+  it('are waited for while all are pinned: demands first, each in the order of arrival', async () => {
+    const { clock, arena, slots, bring } = bench(2)
+    const held = [await bring(10, 1), await bring(11, 2)]
+    const order: string[] = []
+    const waiting = (['prefetch', 'demand', 'prefetch', 'demand'] as const).map(async (priority, index) => {
+      const slot = await slots.acquire(new Urgency(priority), never)
+      order.push(`${priority} ${index}`)
+      slots.abandon(slot)
+    })
+    await clock.advance(50)
+    expect(order).toEqual([])
+    arena.unpin(held[0]!)
+    await clock.run(Promise.all(waiting))
+    expect(order).toEqual(['demand 1', 'demand 3', 'prefetch 0', 'prefetch 2'])
+    expect(arena.pin(11)).toBe(held[1])
+  })
+
+  it('go to a prefetch that becomes a demand before other prefetches', async () => {
+    const { clock, arena, slots, bring } = bench(1)
+    const held = await bring(10, 1)
+    const order: number[] = []
+    const urgencies = [0, 1, 2].map(() => new Urgency('prefetch'))
+    const waiting = urgencies.map(async (urgency, index) => {
+      const slot = await slots.acquire(urgency, never)
+      order.push(index)
+      slots.abandon(slot)
+    })
+    urgencies[2]!.raise()
+    arena.unpin(held)
+    await clock.run(Promise.all(waiting))
+    expect(order).toEqual([2, 0, 1])
+  })
+
+  it('that were waited for in vain are not lost, nor is anybody’s place', async () => {
+    const { clock, arena, slots, bring } = bench(1)
+    const held = await bring(10, 1)
+    const aborter = new AbortController()
+    const gone = codeOfAsync(() => slots.acquire(demand, aborter.signal))
+    const stays = slots.acquire(demand, never)
+    await clock.advance(5)
+    aborter.abort(new EvalError('gone'))
+    expect(await gone).toBe('EvalError')
+    arena.unpin(held)
+    expect(await clock.run(stays)).toBe(held)
+    slots.abandon(held)
+    expect(await slots.acquire(demand, never)).toBe(held)
+    expect(await codeOfAsync(() => slots.acquire(demand, aborter.signal))).toBe('EvalError')
+  })
+
+  it('are not looked after when nobody waits: no timer is left', async () => {
+    const { clock, arena, slots, bring } = bench(1)
+    const held = await bring(10, 1)
+    const aborter = new AbortController()
+    const gone = codeOfAsync(() => slots.acquire(demand, aborter.signal))
+    aborter.abort(new EvalError('gone'))
+    await gone
+    await clock.run()
+    expect(clock.now()).toBeLessThan(10)
+    arena.unpin(held)
+  })
+
+  it('are set aside when a reader was faster than the eviction, until he is done', async () => {
+    const { clock, arena, slots, evicted } = bench(2)
+    // A reader on another thread pins between the look at the pins and the withdrawal: here, within it.
+    let pinned = ABSENT
+    const withdraw = arena.withdraw.bind(arena)
+    arena.withdraw = number => {
+      if (pinned === ABSENT) pinned = arena.pin(number)
+      withdraw(number)
+    }
+    for (const number of [10, 11]) slots.publish(number, await slots.acquire(demand, never), 0)
+    const next = await slots.acquire(demand, never)
+    expect([pinned !== ABSENT, next !== pinned, evicted]).toEqual([true, true, [10, 11]])
+    const after = slots.acquire(demand, never)
+    await clock.advance(20)
+    arena.unpin(pinned)
+    expect(await clock.run(after)).toBe(pinned)
+  })
+
+  it('hold nothing once they are cleared', async () => {
+    const { arena, slots, bring } = bench(3)
+    for (const number of [10, 11]) await bring(number)
+    slots.clear()
+    expect([slots.size, arena.pin(10), arena.pin(11)]).toEqual([0, ABSENT, ABSENT])
+  })
+})
