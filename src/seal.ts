@@ -23,7 +23,9 @@ export const SEALED_BYTES_MAX: number = RANGE_BYTES + PAGE_BYTES
 const COMPRESSED_SHARE_MAX = 0.9
 const ZERO_IV = Buffer.alloc(16)
 /** Small enough that its memory is used again and again. */
-const DECRYPTED_AT_ONCE = 64 * 1024
+const DECRYPTED_AT_ONCE = 16 * 1024
+/** Room behind the pages: zlib that finds its buffer full makes a second one of that size, and the collector had to run for every 25 chunks. */
+const SPARE_BYTES = 64
 
 const CODEC = { raw: 0, zstd: 1 } as const
 
@@ -92,7 +94,9 @@ function decrypt(sealed: Uint8Array, { id, key }: ChunkRef): Buffer {
   payloadMemory ??= Buffer.alloc(SEALED_BYTES_MAX)
   const decipher = createDecipheriv('aes-256-ctr', key, ZERO_IV)
   for (let at = 0; at < sealed.length; at += DECRYPTED_AT_ONCE) {
-    decipher.update(sealed.subarray(at, at + DECRYPTED_AT_ONCE)).copy(payloadMemory, at)
+    const piece = decipher.update(sealed.subarray(at, at + DECRYPTED_AT_ONCE))
+    piece.copy(payloadMemory, at)
+    piece.buffer.transfer(0)
   }
   return payloadMemory.subarray(0, sealed.length)
 }
@@ -168,7 +172,7 @@ function badFormat(id: Uint8Array, why: string): ThawError {
 function decompress(body: Uint8Array, plainBytes: number, bad: (why: string) => ThawError): Buffer {
   let plain: Buffer
   try {
-    plain = zstdDecompressSync(body, { chunkSize: plainBytes, maxOutputLength: plainBytes })
+    plain = zstdDecompressSync(body, { chunkSize: plainBytes + SPARE_BYTES, maxOutputLength: plainBytes })
   } catch (cause) {
     throw bad(`it does not decompress (${cause instanceof Error ? cause.message : String(cause)})`)
   }

@@ -24,11 +24,16 @@ export interface Course {
 const TAG = 'course:1'
 
 /** Pushes an image of so many full chunks. */
-export async function makeCourse({ dir }: Bench, content: Content, chunks: number): Promise<Course> {
-  const folder = await mkdtemp(join(dir, `${content}-`))
-  const image = join(folder, 'image')
+export async function makeCourse({ dir }: Pick<Bench, 'dir'>, content: Content, chunks: number): Promise<Course> {
+  const image = join(await mkdtemp(join(dir, `${content}-`)), 'image')
   if (content === 'dense') await writeDenseImage(image, chunks * RANGE_BYTES)
   else await writeRandom(image, chunks)
+  return await courseOf({ dir }, image)
+}
+
+/** Pushes an image to a store of its own. */
+export async function courseOf({ dir }: Pick<Bench, 'dir'>, image: string): Promise<Course> {
+  const folder = await mkdtemp(join(dir, 'course-'))
   const url = `file://${join(folder, 'store')}`
   const keyring = await createFileKeyring(join(folder, 'keys'))
   await initStore(url, { keyring })

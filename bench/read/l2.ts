@@ -12,7 +12,7 @@ const TARGET = 1.6
 const HIT_MS_TARGET = 1.4
 
 export async function l2(bench: Bench): Promise<readonly Section[]> {
-  const server = await startRedis()
+  const server = await startRedis({ maxmemory: '2gb' })
   try {
     return [await compare(bench, server, 'dense'), await compare(bench, server, 'random')]
   } finally {

@@ -2,11 +2,11 @@
 import { parentPort, workerData } from 'node:worker_threads'
 import { Arena } from '../../src/arena.ts'
 import { LineClient } from '../../src/engine/line-client.ts'
+import { ZERO } from '../../src/pagemap.ts'
 import { ImageReader } from '../../src/reader.ts'
 import { silenceEventFd } from '../../src/util/eventfd.ts'
 import type { ReaderInput } from './reader.ts'
 
-const CHUNK_BYTES = 512 * 1024
 /** Between two hits. */
 const PAUSE_MS = 0.1
 const POLLIN = 1
@@ -35,17 +35,23 @@ function hits(forMs: number): Float64Array {
 }
 
 function misses(): Float64Array {
-  const chunks = Math.floor(image.sizeBytes / CHUNK_BYTES)
-  const ms = new Float64Array(chunks)
-  for (let at = 0; at < chunks; at++) {
+  return Float64Array.from(firstPages(), at => {
     const started = performance.now()
-    const { chunk } = reader.locate((at * CHUNK_BYTES) / 4096)
+    const { chunk } = reader.locate(at)
     if (!line.want(image.handle, chunk, at, 'demand')) throw new Error('the line is full')
     arena.unpin(slotWanted())
-    if (reader.tryReadInto(page, at * CHUNK_BYTES) !== 4096) throw new Error('wanted, and not there')
-    ms[at] = performance.now() - started
-  }
-  return ms
+    if (reader.tryReadInto(page, at * 4096) !== 4096) throw new Error('wanted, and not there')
+    return performance.now() - started
+  })
+}
+
+/** A page of each chunk, in the order of the image. */
+function firstPages(): number[] {
+  const pages = new Map<number, number>()
+  image.chunks.forEach((chunk, run) => {
+    if (chunk !== ZERO && !pages.has(chunk)) pages.set(chunk, image.starts[run]!)
+  })
+  return [...pages.values()]
 }
 
 function slotWanted(): number {

@@ -42,7 +42,7 @@ export async function stall(bench: Bench): Promise<readonly Section[]> {
 }
 
 async function measure(course: Course, erasure: boolean): Promise<Measured> {
-  const shards = await startMany(SHARDS, () => startRedis())
+  const shards = await startMany(SHARDS, () => startRedis({ maxmemory: '1gb' }))
   try {
     const urls = shards.map(({ url }) => url)
     const all = await readOnce(course, urls, erasure, undefined)
