@@ -12,8 +12,25 @@ export interface CountedCache {
 
 /** 64 MiB: some hundred chunks. */
 const BYTES_MAX = 64 * 2 ** 20
+/** Writes at a time into one cache: what a disk or a connection takes; the others wait their turn. */
+const WRITES_AT_ONCE = 16
+
+/** A copy on its way into one cache. */
+interface Fill {
+  readonly id: string
+  readonly bytes: Uint8Array
+  readonly heals: boolean
+  readonly done: () => void
+}
+
+/** Of one cache. */
+interface Line {
+  readonly waiting: Fill[]
+  writers: number
+}
 
 export class Fills {
+  readonly #lines = new Map<CountedCache, Line>()
   readonly #underWay = new Set<Promise<void>>()
   #bytes = 0
 
@@ -26,7 +43,7 @@ export class Fills {
     }
     const copy = Buffer.from(bytes)
     this.#bytes += copy.length
-    const filled = Promise.all(into.map(cache => keep(cache, id, copy, bad.has(cache)))).then(() => {
+    const filled = Promise.all(into.map(cache => this.#fill(cache, id, copy, bad.has(cache)))).then(() => {
       this.#bytes -= copy.length
       this.#underWay.delete(filled)
     })
@@ -37,6 +54,25 @@ export class Fills {
   async settled(): Promise<void> {
     await Promise.all(this.#underWay)
   }
+
+  #fill(cache: CountedCache, id: string, bytes: Uint8Array, heals: boolean): Promise<void> {
+    const line = this.#lines.get(cache) ?? { waiting: [], writers: 0 }
+    this.#lines.set(cache, line)
+    return new Promise(done => {
+      line.waiting.push({ id, bytes, heals, done })
+      if (line.writers < WRITES_AT_ONCE) void write(cache, line)
+    })
+  }
+}
+
+/** One more writer of a cache: takes what waits until nothing does. */
+async function write(cache: CountedCache, line: Line): Promise<void> {
+  line.writers++
+  for (let fill = line.waiting.shift(); fill !== undefined; fill = line.waiting.shift()) {
+    await keep(cache, fill.id, fill.bytes, fill.heals)
+    fill.done()
+  }
+  line.writers--
 }
 
 /** Puts bytes into a cache. Resolves to whether it has them now; a failure is no more than that. */

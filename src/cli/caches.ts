@@ -7,6 +7,7 @@
 import { type Cache, createCache, isThawError, metricsText, type SnapshotStore, serveMetrics } from '../index.ts'
 import { announce } from './announce.ts'
 import type { CacheSettings } from './cache-settings.ts'
+import { formatCount } from './format.ts'
 import type { Invocation } from './invocation.ts'
 import { stateFolder } from './state-folder.ts'
 
@@ -64,6 +65,18 @@ export class Caches implements AsyncDisposable {
     this.#shown.push(async () => await (await announced)?.[Symbol.asyncDispose]())
   }
 
+  /** A cache that failed cost nobody but its hits, and should be seen to all the same. */
+  async #tellFailures(): Promise<void> {
+    const figures = await this.cache.stats()
+    const descriptions = await this.cache.describe()
+    for (const tier of ['disk', 'l2'] as const) {
+      const errors = figures[tier]?.errors ?? 0
+      if (errors === 0) continue
+      const { remark } = descriptions.find(description => description.tier === tier) ?? {}
+      this.#invocation.output.warn(`${NAMES[tier]} failed ${formatCount(errors, 'time')}${remark === undefined ? '' : `: ${remark}`}`)
+    }
+  }
+
   /** Waits for the copies to caches that are under way, unless the run is interrupted. */
   async [Symbol.asyncDispose](): Promise<void> {
     const { signal } = this.#invocation
@@ -73,9 +86,12 @@ export class Caches implements AsyncDisposable {
     if (!signal.aborted) await Promise.race([this.cache.settled(), interrupted.promise])
     signal.removeEventListener('abort', onAbort)
     for (const end of this.#shown) await end()
+    if (!signal.aborted) await this.#tellFailures()
     await this.cache.close()
   }
 }
+
+const NAMES: Readonly<Record<'disk' | 'l2', string>> = { disk: 'the disk cache', l2: 'L2' }
 
 /** All tiers that are set, without the disk if its folder cannot be had. */
 async function openTiers({ output }: Invocation, { disk, l2 }: CacheSettings): Promise<Cache> {
