@@ -16,6 +16,7 @@ import { ThawError } from '../errors.ts'
 import type { CallOptions, GetOptions, ListedObject, ObjectHead, ObjectStore, PutOptions } from '../store.ts'
 import { type Clock, systemClock } from '../util/clock.ts'
 import { raceSignal } from '../util/deadline.ts'
+import { randomFrom } from '../util/random.ts'
 import { StoreWrapper } from './wrapper.ts'
 
 export type Fault =
@@ -181,15 +182,4 @@ type Damage = (body: Uint8Array) => number
 function errorOf(fault: Fault, method: StoreMethod): Error {
   const given = fault.kind === 'fail' ? fault.error : undefined
   return given ?? new ThawError('UNAVAILABLE', `fault on purpose: ${fault.kind} ${method}`)
-}
-
-/** Uniform in [0, 1), from a seed: mulberry32 (Tommy Ettinger, public domain). */
-function randomFrom(seed: number): () => number {
-  let state = seed | 0
-  return () => {
-    state = (state + 0x6d2b79f5) | 0
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1)
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32
-  }
 }

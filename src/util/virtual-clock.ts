@@ -8,6 +8,7 @@
  * Timers lie in a binary heap in which each knows its place, because most are called off long before they are due (deadlines), and must not stay until then.
  */
 import type { Clock } from './clock.ts'
+import { randomFrom } from './random.ts'
 
 interface Timer {
   readonly dueMs: number
@@ -156,15 +157,4 @@ class TimerHeap {
 
 function isBefore(a: Timer, b: Timer): boolean {
   return a.dueMs < b.dueMs || (a.dueMs === b.dueMs && a.number < b.number)
-}
-
-/** Uniform in [0, 1), from a seed: mulberry32 (Tommy Ettinger, public domain). */
-function randomFrom(seed: number): () => number {
-  let state = seed | 0
-  return () => {
-    state = (state + 0x6d2b79f5) | 0
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1)
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32
-  }
 }
