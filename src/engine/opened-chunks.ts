@@ -1,12 +1,11 @@
 /**
  * Opened chunks: which have numbers, which lie in the arena, and how one that does not gets there.
  *
- * A miss: the chunk's flight, which others join; sealed bytes from a tier, in a slot of the slab; a slot of the arena; verified and opened into that in one go (0.2 to
- * 0.4 ms of this thread); published with a pin for each who waited, so that it cannot leave before they looked.
+ * A miss: the chunk's flight, which others join; sealed bytes from a tier, in a slot of the slab; a slot of the arena; verified and opened into that in one go (0.3 to
+ * 1 ms of this thread); published with a pin for each who waited, so that it cannot leave before they looked.
  *
  * A number is held by each open snapshot that has the chunk, and by the chunk itself while it is on its way or in the arena.
  */
-
 import { ArenaSlots } from '../arena/slots.ts'
 import { ABSENT, type ArenaMemory, ArenaWriter } from '../arena.ts'
 import type { SealedSource } from '../cache/tiered.ts'
