@@ -12,6 +12,7 @@ import { constants, zstdCompressSync, zstdDecompressSync } from 'node:zlib'
 import { CHUNK_PAGES, PAGE_BYTES, RANGE_BYTES } from './chunk.ts'
 import { ThawError } from './errors.ts'
 import type { Sealer } from './keys.ts'
+import { copyWhole } from './util/copy.ts'
 import { discard } from './util/discard.ts'
 import { isOneFrame } from './util/zstd-frame.ts'
 
@@ -76,7 +77,8 @@ export class OpenedChunk {
     verifyChunk(sealed, chunk.id)
     const payload = decrypt(sealed, chunk)
     const pages = decodePayload(payload, chunk.pages, chunk.id)
-    const opened = target.subarray(0, pages.copy(target))
+    const opened = target.subarray(0, pages.length)
+    copyWhole(pages, target)
     if (pages.buffer !== payload.buffer) discard(pages)
     return new OpenedChunk(opened)
   }
@@ -120,7 +122,7 @@ export function encodePayload(bytes: Buffer, pages: number, sealer: Pick<Sealer,
   const bodyBytes = body.length
   payload[0] = compressed ? CODEC.zstd : CODEC.raw
   new DataView(payload.buffer, payload.byteOffset).setUint32(1, bodyBytes, true)
-  body.copy(payload, HEADER_BYTES)
+  copyWhole(body, payload, HEADER_BYTES)
   if (frame !== undefined) discard(frame)
   const end = HEADER_BYTES + bodyBytes
   if (!sealer.pad) return end
@@ -134,7 +136,7 @@ export function sealPayload(payload: Uint8Array, secret: Uint8Array, salt: Uint8
   const digest = hash('sha256', payload, 'buffer')
   const key = createHmac('sha256', secret).update(salt).update(digest).digest()
   const encrypted = createCipheriv('aes-256-ctr', key, ZERO_IV).update(payload)
-  encrypted.copy(sealed)
+  copyWhole(encrypted, sealed)
   discard(encrypted)
   const id = hash('sha256', sealed.subarray(0, payload.length), 'buffer')
   return { id, key, sizeBytes: payload.length }

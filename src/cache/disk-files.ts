@@ -58,7 +58,6 @@ export class CacheFiles {
     } catch (error) {
       if (!hasErrno(error, 'ENOENT')) throw error
       await this.makeFolders()
-      await makeFolder(dirname(path))
       await this.#write(path, bytes, check)
     }
   }
@@ -69,7 +68,7 @@ export class CacheFiles {
       const fd = await openNew(temporary)
       await writeAll(fd, bytes).finally(() => fs.closeSync(fd))
       check?.()
-      await rename(temporary, path)
+      await renameIntoFolder(temporary, path)
     } catch (error) {
       await ifThere(unlink(temporary)).catch(() => undefined)
       throw error
@@ -93,6 +92,17 @@ async function makeFolder(path: string): Promise<void> {
     await mkdir(path, FOLDER_MODE)
   } catch (error) {
     if (!hasErrno(error, 'EEXIST')) throw error
+  }
+}
+
+/** An entry's folder comes with its first entry. */
+async function renameIntoFolder(from: string, to: string): Promise<void> {
+  try {
+    await rename(from, to)
+  } catch (error) {
+    if (!hasErrno(error, 'ENOENT')) throw error
+    await makeFolder(dirname(to))
+    await rename(from, to)
   }
 }
 

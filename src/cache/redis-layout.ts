@@ -1,4 +1,5 @@
 /** How a value lies on the servers: here, whole under one key; redis-striped.ts is the other way. */
+import { copyWhole } from '../util/copy.ts'
 import { KEY_PREFIX } from './redis-admin.ts'
 import type { RedisTarget } from './redis-target.ts'
 
@@ -30,7 +31,7 @@ export function wholeLayout(targets: readonly RedisTarget[], targetOf: (id: stri
     nodesToSpare: 0,
     async get(id, signal) {
       const value = await targetOf(id).get(keyOf(id), signal)
-      return value === undefined ? undefined : { sizeBytes: value.length, copyTo: target => target.set(value) }
+      return value === undefined ? undefined : { sizeBytes: value.length, copyTo: target => copyWhole(value, target) }
     },
     async put(id, value, signal, onReleased) {
       // A copy, because ioredis may send it (again, to where a slot moved) after the caller's time is up.

@@ -8,6 +8,7 @@
  * All bodies of a value have one length: a quarter of the value, rounded up to 8 bytes; what is missing at the value's end is zero. There is no checksum: who
  * reads compares the whole value with its id anyway.
  */
+import { copyWhole } from '../util/copy.ts'
 
 export const STRIPES = 5
 export const STRIPES_NEEDED = 4
@@ -60,7 +61,7 @@ export function join(stripes: readonly Stripe[], target: Uint8Array): void {
   for (const { index, body } of stripes) {
     if (index === PARITY) continue
     const place = placeOf(index)
-    place.set(body.subarray(0, place.length))
+    copyWhole(body.subarray(0, place.length), place)
   }
   const missing = [0, 1, 2, 3].find(index => stripes.every(stripe => stripe.index !== index))
   if (missing === undefined) return

@@ -2,11 +2,13 @@
  * Where the bytes of an image come from: a regular file, read by the worker threads where it lies and without its holes, or anything else that gives bytes in
  * order (a pipe, a device, an async iterable), gathered into slots here.
  */
+
 import { createReadStream, type Stats } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import { RANGE_BYTES } from '../chunk.ts'
 import { fromErrno, ThawError } from '../errors.ts'
 import { LIMITS } from '../manifest.ts'
+import { copyWhole } from '../util/copy.ts'
 import type { Slot } from '../util/slab.ts'
 import { dataBlocks } from '../util/sparse.ts'
 
@@ -112,7 +114,7 @@ class StreamSource implements Source {
     let filled = 0
     while (filled < RANGE_BYTES && (await this.#refill())) {
       const take = this.#rest.subarray(0, RANGE_BYTES - filled)
-      slot.bytes.set(take, filled)
+      copyWhole(take, slot.bytes, filled)
       filled += take.length
       this.#rest = this.#rest.subarray(take.length)
     }

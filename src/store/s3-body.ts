@@ -4,6 +4,7 @@
  */
 import type { Readable } from 'node:stream'
 import { ThawError } from '../errors.ts'
+import { copyWhole } from '../util/copy.ts'
 
 export interface S3Answer {
   readonly Body?: unknown
@@ -48,7 +49,7 @@ function copy(body: Readable, target: Uint8Array, length: number, object: string
         fail(wrongLength(object, length))
         return
       }
-      target.set(bytes, offset)
+      copyWhole(bytes, target, offset)
       offset += bytes.length
     }
     signal.addEventListener('abort', onAbort)
