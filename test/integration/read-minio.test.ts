@@ -64,6 +64,17 @@ const bodyAt = (piece: Buffer): number => (isHead(piece) ? piece.indexOf('\r\n\r
 
 const BUSY = Buffer.from('HTTP/1.1 503 Slow Down\r\ncontent-length: 0\r\n\r\n')
 
+describe('an engine on a thread of its own', () => {
+  it('opens the bucket by its URL, and names the origin when the wire stalls', async () => {
+    const reading = await open({ thread: 'worker' })
+    expect(await reading.all()).toBe('right')
+    proxy.fault = () => 'stall'
+    expect(await reading.all()).toMatch(FAILURES)
+    proxy.fault = undefined
+    await reading.untilRight()
+  })
+})
+
 describe('a wire to the store that', () => {
   it('answers 503: UNAVAILABLE or TIMEOUT of the origin, and then the bytes', async () => {
     const reading = await open()

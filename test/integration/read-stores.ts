@@ -45,7 +45,7 @@ export class Reading implements AsyncDisposable {
   }
 
   static async open(url: string, keyring: FileKeyring, { id, image }: Pushed, options: CacheOptions): Promise<Reading> {
-    const cache = await createCache({ ...options, memoryBytes: 0, thread: 'main' })
+    const cache = await createCache({ thread: 'main', ...options, memoryBytes: 0 })
     try {
       const store = await openStore(url, { keyring, cache })
       return new Reading(cache, store, (await store.open(id)).image('memory'), image)
