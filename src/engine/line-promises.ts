@@ -7,10 +7,14 @@ import { receiveMessageOnPort } from 'node:worker_threads'
 import { ABSENT, type Arena } from '../arena.ts'
 import type { Pinned, WantOptions } from '../engine.ts'
 import { type ErrorCode, ThawError } from '../errors.ts'
+import { Deadline } from '../util/deadline.ts'
 import { errorOf, type Failure } from '../util/failure.ts'
 import { Urgency, WaitingLine } from '../util/urgency.ts'
 import { ENGINE_THREAD, endLine, type LineEnd, type ToClient, WANTS_MAX } from './line.ts'
 import { type Completion, LineClient } from './line-client.ts'
+
+/** Longer than the engine takes to give a read up. */
+const ANSWER_TIMEOUT_MS = 70_000
 
 type Waiting = Pick<PromiseWithResolvers<Pinned>, 'resolve' | 'reject'>
 
@@ -35,9 +39,16 @@ export class LinePromises {
     this.#look()
   }
 
-  /** As `HeldSnapshot.want`, by the snapshot's handle. */
-  async want(handle: number, chunk: number, { urgency = new Urgency(), signal }: WantOptions = {}): Promise<Pinned> {
-    signal?.throwIfAborted()
+  /** As `HeldSnapshot.want`, by the snapshot's handle. The engine keeps the deadline of a read; TIMEOUT here is an engine that itself hangs. */
+  async want(handle: number, chunk: number, { urgency, signal }: WantOptions = {}): Promise<Pinned> {
+    const silent = (): ThawError =>
+      new ThawError('TIMEOUT', `the thread that reads from stores has not answered for ${ANSWER_TIMEOUT_MS} ms`, { object: 'the cache' })
+    using deadline = new Deadline(ANSWER_TIMEOUT_MS, silent, { signals: [signal] })
+    return await this.#want(handle, chunk, urgency ?? new Urgency(), deadline.signal)
+  }
+
+  async #want(handle: number, chunk: number, urgency: Urgency, signal: AbortSignal): Promise<Pinned> {
+    signal.throwIfAborted()
     this.#lastTicket = (this.#lastTicket + 1) | 0
     const ticket = this.#lastTicket
     const { promise, resolve, reject } = Promise.withResolvers<Pinned>()
@@ -51,19 +62,19 @@ export class LinePromises {
     const onAbort = (): void => {
       leave()
       if (this.#waiting.delete(ticket)) this.#client.cancel(ticket)
-      reject(signal!.reason)
+      reject(signal.reason)
     }
     if (this.#client.outstanding < WANTS_MAX) ask()
     else leave = this.#queue.join(ask, urgency)
     const stop = urgency.onRaise(() => this.#client.raise(ticket))
-    signal?.addEventListener('abort', onAbort)
+    signal.addEventListener('abort', onAbort)
     // Nobody rings any more.
     if (!this.#isOpen) this.#look()
     try {
       return await promise
     } finally {
       stop()
-      signal?.removeEventListener('abort', onAbort)
+      signal.removeEventListener('abort', onAbort)
     }
   }
 

@@ -128,13 +128,18 @@ class RemoteSnapshot implements HeldSnapshot {
     this.#life = life
   }
 
-  want(chunk: number, options: WantOptions = {}): Promise<Pinned> {
-    return this.#life.run(options.signal, async () => {
-      const pinned = this.#find(chunk) ?? (await this.#thread.line.want(this.handle, chunk, options))
-      // The caller is given CLOSED, and no pin.
-      if (this.#life.signal.aborted) this.#thread.arena.unpin(pinned.slot)
-      return pinned
-    })
+  async want(chunk: number, options: WantOptions = {}): Promise<Pinned> {
+    let pinned: Pinned | undefined
+    try {
+      return await this.#life.run(options.signal, async () => {
+        pinned = this.#find(chunk) ?? (await this.#thread.line.want(this.handle, chunk, options))
+        return pinned
+      })
+    } catch (error) {
+      // The store was closed meanwhile: the caller is given an error, and no pin.
+      if (pinned !== undefined) this.#thread.arena.unpin(pinned.slot)
+      throw error
+    }
   }
 
   /** A chunk that is there needs nobody's help. */

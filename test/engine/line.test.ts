@@ -2,7 +2,7 @@
 import { once } from 'node:events'
 import { setImmediate as turn } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { ABSENT } from '../../src/arena.ts'
 import { type LineEnd, WANTS_MAX } from '../../src/engine/line.ts'
 import { LineClient } from '../../src/engine/line-client.ts'
@@ -144,6 +144,20 @@ describe('a line', () => {
     reader.port.close()
     await expect.poll(() => held.unpinned).toEqual([12])
     expect(held.wants[2]!.options.signal?.aborted).toBe(true)
+  })
+
+  it('gives up on an engine that hangs: one that takes nothing, and says nothing', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
+    try {
+      const { reader, engine } = await openEnds('message')
+      const line = new LinePromises(reader, { unpin: () => undefined })
+      const wants = Array.from({ length: WANTS_MAX + 3 }, (_, chunk) => codeOfAsync(() => line.want(1, chunk)))
+      vi.advanceTimersByTime(100_000)
+      expect(new Set(await Promise.all(wants))).toEqual(new Set(['TIMEOUT']))
+      engine.port.close()
+    } finally {
+      vi.useRealTimers()
+    }
   })
 
   it('tells a reader with an event loop all about a failure', async () => {
