@@ -5,6 +5,7 @@
  * running it again sends only what is not there.
  */
 import { randomBytes } from 'node:crypto'
+import type { ImageChanges } from './changes.ts'
 import { ThawError } from './errors.ts'
 import type { StoreAccess, StoredSnapshot } from './find.ts'
 import { DATA_KEY_BYTES, encodeWrappedKeys } from './keys/wrapped.ts'
@@ -16,7 +17,8 @@ import { checkImageName, checkLabel, checkTenantName } from './names.ts'
 import { PageMap, ZERO } from './pagemap.ts'
 import { type ChunkTable, ChunkWriter } from './push/chunk-writer.ts'
 import { copyInherited } from './push/copy-inherited.ts'
-import { type ImageContext, pushImage } from './push/image.ts'
+import { pushImage } from './push/image.ts'
+import type { ImageContext } from './push/image-writer.ts'
 import { Outbox } from './push/outbox.ts'
 import { Primer } from './push/primer.ts'
 import { newPushCounts, type PushCounts, type PushProgress } from './push/progress.ts'
@@ -26,7 +28,7 @@ import { openSource, type Source } from './push/source.ts'
 import { ChunkReader, OPENED_CHUNKS_MAX } from './reader/chunk-reader.ts'
 import { SealPool } from './seal/pool.ts'
 
-/** One image to push. The kind is by default `memory` for an image of that name, `blob` for `state`, else `disk`. */
+/** One image to push. The kind is by default `memory` for an image of that name, `blob` for `state`, else `disk`; of changes, that of the parent's image. */
 export type ImageSource = { readonly kind?: ImageKind | undefined } & (
   | {
       /** A file: its holes are not read. A pipe or device is read to its end. */
@@ -35,6 +37,17 @@ export type ImageSource = { readonly kind?: ImageKind | undefined } & (
   | {
       /** The bytes themselves, in order and in pieces of any size; each piece may be reused when the next is asked for. */
       readonly stream: AsyncIterable<Uint8Array>
+    }
+  | {
+      /**
+       * A VMM's diff file: sparse, of the size that the parent's image has. Holes mean the parent's bytes, data means perhaps changed, zeros in data mean zero. UNSUPPORTED where its
+       * holes cannot be told (without koffi; on file systems that do not tell them page by page).
+       */
+      readonly diff: string
+    }
+  | {
+      /** What may differ from the parent's image, which has the same size. Descriptors in it stay the caller's. */
+      readonly changes: ImageChanges
     }
 )
 
@@ -183,7 +196,8 @@ class Push {
       for (const source of byName.values()) await source[Symbol.asyncDispose]()
     }
     try {
-      for (const [name, source] of Object.entries(this.#spec.images)) byName.set(name, await openSource(name, source))
+      for (const [name, source] of Object.entries(this.#spec.images))
+        byName.set(name, await openSource(name, source, this.#parentImage(name)))
     } catch (error) {
       await close()
       throw error
@@ -208,8 +222,8 @@ class Push {
         report: () => this.#report('images', image),
       })
       for (const [name, source] of sources) {
-        const kind = this.#spec.images[name]!.kind ?? defaultKind(name)
-        const image = parent?.manifest.images.find(image => image.name === name)
+        const image = this.#parentImage(name)
+        const kind = this.#spec.images[name]!.kind ?? (source.kind === 'changes' ? image!.kind : defaultKind(name))
         images.push(await pushImage(name, kind, source, image && { image, reader: reader! }, context(name)))
       }
       images.push(...this.#inheritedImages(sources))
@@ -223,6 +237,10 @@ class Push {
       // The first failure is the cause of those that followed it.
       this.#signal.throwIfAborted()
     }
+  }
+
+  #parentImage(name: string): ManifestImage | undefined {
+    return this.#parent?.manifest.images.find(image => image.name === name)
   }
 
   #inheritedImages(sources: ReadonlyMap<string, Source>): ManifestImage[] {

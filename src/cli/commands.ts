@@ -2,17 +2,15 @@
  * Every command: its arguments, its options, an example. What a command does is in the module of its name, loaded when it runs: a command pays for what it uses.
  */
 import { Argument, type Command, InvalidArgumentError, Option } from 'commander'
-import type { CacheTier, Layer } from '../index.ts'
+import type { CacheTier } from '../index.ts'
 import type { TierFlags } from './cache.ts'
-import type { Invocation } from './invocation.ts'
+import { collect, examples, LAYERS, type Start } from './definitions.ts'
 import type { ExportFlags, NewKeyFlags } from './key.ts'
 import type { PushFlags } from './push.ts'
+import { defineRestores } from './restore-commands.ts'
 import type { TagFlags } from './tag.ts'
 
-export type Start = (command: string) => Invocation
-
-/** Written out: the library's own lists would bring the library with them. */
-const LAYERS: readonly Layer[] = ['os', 'runtime', 'function']
+/** Written out: the library's own list would bring the library with it. */
 const CACHE_TIERS: readonly CacheTier[] = ['disk', 'l2']
 
 export function defineCommands(program: Command, start: Start): void {
@@ -29,6 +27,9 @@ export function defineCommands(program: Command, start: Start): void {
   program.commandsGroup('Tags:')
   defineTag(program, start)
   defineUntag(program, start)
+  program.commandsGroup('Restores:')
+  defineRestores(program, start)
+  defineExec(program)
   program.commandsGroup('Caches and figures:')
   defineCache(program, start)
   defineStats(program, start)
@@ -59,6 +60,7 @@ function definePush(program: Command, start: Start): void {
     .option('--tenant <tenant>', 'whose snapshot it is; default: the platform')
     .option('--tag <tag>', 'name it, once it is published')
     .option('--label <k=v>', 'sealed note, repeatable', collect)
+    .option('--diff <name=file>', "a VMM's diff file of an image: holes mean the parent's bytes; repeatable", collect)
     .option('--inherit', "take the parent's images that are not named")
     .option('--prime', 'give it to the L2 cache too, so that the first restore finds it there')
     .option('--create-tenant', 'make the keys of a tenant that has none yet')
@@ -68,6 +70,7 @@ function definePush(program: Command, start: Start): void {
       examples(
         'thaw push --layer os memory=os.img',
         'thaw push --layer function --tenant acme --parent python:3.11 --tag resize:7 memory=mem.img state=vm.state',
+        'thaw push --layer function --tenant acme --parent resize:7 --inherit --diff memory=mem.diff state=vm.state',
         'zcat rootfs.gz | thaw push --layer os rootfs:disk=-',
       ),
     )
@@ -182,6 +185,27 @@ function defineUntag(program: Command, start: Start): void {
     })
 }
 
+const EXEC_EXIT_CODES = `
+Becomes the program: same process, same descriptors. What follows its name is its own.
+Exit codes: the program's; 127 not found, 126 not executable, 125 not started otherwise.
+`
+
+/** Seen by commander only for its help, and behind options: `cli.ts` runs it before commander is loaded. */
+function defineExec(program: Command): void {
+  program
+    .command('exec')
+    .description('start a VMM without huge-page read-ahead')
+    .usage('[--] VMM [ARGS...]')
+    .argument('<vmm>', 'the program, looked up in PATH')
+    .argument('[args...]', 'its arguments')
+    .addHelpText('after', EXEC_EXIT_CODES)
+    .addHelpText('after', examples('thaw exec -- qemu-system-x86_64 -m 512M -incoming defer'))
+    .action(async (vmm: string, args: string[]) => {
+      const { execBehindOptions } = await import('./exec.ts')
+      await execBehindOptions([vmm, ...args])
+    })
+}
+
 function defineCache(program: Command, start: Start): void {
   const cache = program.command('cache').description('show, empty and fill the caches').usage('COMMAND').helpCommand(false)
   const tier = (): Option => new Option('--tier <tier>', 'only this one, repeatable').choices(CACHE_TIERS).argParser(collectTier)
@@ -273,16 +297,6 @@ function defineStore(program: Command, start: Start): void {
       const { checkStoreAt } = await import('./store-check.ts')
       await checkStoreAt(start('store check'), url)
     })
-}
-
-function examples(...lines: string[]): string {
-  const title = lines.length === 1 ? 'Example:' : 'Examples:'
-  return `\n${[title, ...lines.map(line => `  $ ${line}`)].join('\n')}\n\nOptions of all commands (--store, --keyring, --json, ...): thaw --help\n`
-}
-
-/** For options that may be given several times. */
-export function collect(value: string, earlier: readonly string[] = []): string[] {
-  return [...earlier, value]
 }
 
 function collectTier(value: string, earlier: readonly CacheTier[] = []): CacheTier[] {

@@ -4,8 +4,9 @@
 import { readFileSync } from 'node:fs'
 import { Command, Option } from 'commander'
 import { L2_MODES } from './cache-settings.ts'
-import { collect, defineCommands, type Start } from './commands.ts'
+import { defineCommands } from './commands.ts'
 import { defineCompletions } from './complete.ts'
+import { collect, type Start } from './definitions.ts'
 
 const EVERYWHERE = `
 All commands take these options. Without them THAW_STORE, THAW_KEYRING,

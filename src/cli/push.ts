@@ -26,6 +26,7 @@ export interface PushFlags {
   readonly tenant?: string
   readonly tag?: string
   readonly label?: readonly string[]
+  readonly diff?: readonly string[]
   readonly inherit?: boolean
   readonly prime?: boolean
   readonly createTenant?: boolean
@@ -61,9 +62,10 @@ async function pushWithProgress(
 }
 
 function specOf(imageArguments: readonly string[], flags: PushFlags, signal: AbortSignal): StorePushSpec {
-  const { layer, parent, tenant, tag, label = [], inherit } = flags
+  const { layer, parent, tenant, tag, label = [], diff = [], inherit } = flags
   if (flags.createTenant && tenant === undefined) throw new UsageError('--create-tenant needs --tenant TENANT')
-  if (imageArguments.length === 0 && !inherit)
+  if (diff.length > 0 && parent === undefined) throw new UsageError('--diff needs --parent REF: what its holes mean')
+  if (imageArguments.length === 0 && diff.length === 0 && !inherit)
     throw new UsageError('nothing to push: name an image as NAME=FILE, or --inherit with --parent')
   return {
     layer,
@@ -72,18 +74,23 @@ function specOf(imageArguments: readonly string[], flags: PushFlags, signal: Abo
     tag: tag === undefined ? undefined : parseTag(tag, tenant, { sameTenant: true }).name,
     labels: unique(label.map(parseLabel), 'label'),
     inherit,
-    images: imagesOf(imageArguments, signal),
+    images: unique([...imagesOf(imageArguments, signal), ...diff.map(diffOf)], 'image'),
   }
 }
 
-function imagesOf(imageArguments: readonly string[], signal: AbortSignal): Record<string, ImageSource> {
+function imagesOf(imageArguments: readonly string[], signal: AbortSignal): [string, ImageSource][] {
   const parsed = imageArguments.map(parseImage)
   if (parsed.filter(({ file }) => file === STANDARD_INPUT).length > 1)
     throw new UsageError('only one image can be read from standard input')
-  const sources = parsed.map(({ name, kind, file }): [string, ImageSource] => {
+  return parsed.map(({ name, kind, file }): [string, ImageSource] => {
     return [name, { kind, ...(file === STANDARD_INPUT ? { stream: standardInput(signal) } : { path: file }) }]
   })
-  return unique(sources, 'image')
+}
+
+function diffOf(text: string): [string, ImageSource] {
+  const { name, kind, file } = parseImage(text)
+  if (file === STANDARD_INPUT) throw new UsageError('--diff needs a file: a pipe has no holes')
+  return [name, { kind, diff: file }]
 }
 
 /** `NAME=FILE` or `NAME:KIND=FILE`; the library judges the name. */

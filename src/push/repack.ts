@@ -5,7 +5,7 @@ import { PAGE_BYTES } from '../chunk.ts'
 import type { ManifestImage } from '../manifest.ts'
 import { type PageMap, PageMapBuilder, ZERO } from '../pagemap.ts'
 import type { ChunkReader } from '../reader/chunk-reader.ts'
-import type { ImageContext } from './image.ts'
+import type { ImageContext } from './image-writer.ts'
 import { Packer } from './packer.ts'
 
 /** A chunk is kept if at least this share of its pages is used. */

@@ -1,13 +1,15 @@
 /**
  * Where the bytes of an image come from: a regular file, read by the worker threads where it lies and without its holes, or anything else that gives bytes in
- * order (a pipe, a device, an async iterable), gathered into slots here.
+ * order (a pipe, a device, an async iterable), gathered into slots here. Or what changed against the parent's image: then the rest of its bytes is not asked for at all.
  */
 
 import { createReadStream, type Stats } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
+import { DiffFile } from '../changes/diff-file.ts'
+import type { ImageChanges } from '../changes.ts'
 import { RANGE_BYTES } from '../chunk.ts'
 import { fromErrno, ThawError } from '../errors.ts'
-import { LIMITS } from '../manifest.ts'
+import { LIMITS, type ManifestImage } from '../manifest.ts'
 import { copyWhole } from '../util/copy.ts'
 import type { Slot } from '../util/slab.ts'
 import { dataBlocks } from '../util/sparse.ts'
@@ -20,7 +22,8 @@ export interface SourceRange {
   readonly hole: boolean
 }
 
-export interface Source extends AsyncDisposable {
+export interface WholeSource extends AsyncDisposable {
+  readonly kind: 'whole'
   /** Undefined until a stream has ended. */
   readonly sizeBytes: number | undefined
   /** The next range; bytes of a stream are put into the slot. Undefined at the end. */
@@ -29,13 +32,61 @@ export interface Source extends AsyncDisposable {
   checkUnchanged(): Promise<void>
 }
 
-/** @throws NOT_FOUND, DENIED; RangeError if it is a folder or too large. */
-export async function openSource(
-  name: string,
-  from: { readonly path: string } | { readonly stream: AsyncIterable<Uint8Array> },
-): Promise<Source> {
+/** Of an image that the parent has too, in the same size. */
+export interface ChangesSource extends AsyncDisposable {
+  readonly kind: 'changes'
+  readonly sizeBytes: number
+  readonly changes: ImageChanges
+  /** @throws CONFLICT if something was written meanwhile. */
+  checkUnchanged(): Promise<void>
+}
+
+export type Source = WholeSource | ChangesSource
+
+/** The forms of push.ts's ImageSource, without the kind. */
+export type SourceForm =
+  | { readonly path: string }
+  | { readonly stream: AsyncIterable<Uint8Array> }
+  | { readonly diff: string }
+  | { readonly changes: ImageChanges }
+
+/**
+ * @param parent the parent's image of that name.
+ * @throws NOT_FOUND, DENIED; UNSUPPORTED for a diff whose holes cannot be told; RangeError if it is a folder or too large, or of changes if the parent has no such image
+ */
+export async function openSource(name: string, from: SourceForm, parent: ManifestImage | undefined): Promise<Source> {
+  if ('diff' in from || 'changes' in from) return await openChanges(name, from, parent)
   if ('stream' in from) return new StreamSource(name, from.stream)
-  const { path } = from
+  return await openFile(name, from.path)
+}
+
+async function openChanges(
+  name: string,
+  from: { readonly diff: string } | { readonly changes: ImageChanges },
+  parent: ManifestImage | undefined,
+): Promise<ChangesSource> {
+  if (parent === undefined) {
+    throw new RangeError(`image ${name}: changes need a parent that has this image: name the parent, or push the whole image`)
+  }
+  const diff = 'diff' in from ? await DiffFile.open(from.diff) : undefined
+  const changes = 'changes' in from ? from.changes : diff!
+  const { sizeBytes } = changes
+  if (sizeBytes !== parent.sizeBytes) {
+    await diff?.close()
+    throw new RangeError(
+      `image ${name}: the changes are of ${sizeBytes} bytes, the parent's image has ${parent.sizeBytes}: push the whole image`,
+    )
+  }
+  return {
+    kind: 'changes',
+    sizeBytes,
+    changes,
+    checkUnchanged: async () => await changes.checkUnchanged(),
+    [Symbol.asyncDispose]: async () => await diff?.close(),
+  }
+}
+
+async function openFile(name: string, path: string): Promise<WholeSource> {
   const handle = await open(path, 'r').catch(error => {
     throw fromErrno(error, `cannot read image ${name}`, path)
   })
@@ -56,7 +107,8 @@ function checkSize(name: string, sizeBytes: number): void {
   if (sizeBytes > LIMITS.imageBytes) throw new RangeError(`image ${name}: more than ${LIMITS.imageBytes} bytes`)
 }
 
-class FileSource implements Source {
+class FileSource implements WholeSource {
+  readonly kind = 'whole'
   readonly sizeBytes: number
   readonly #name: string
   readonly #path: string
@@ -98,7 +150,8 @@ class FileSource implements Source {
   }
 }
 
-class StreamSource implements Source {
+class StreamSource implements WholeSource {
+  readonly kind = 'whole'
   sizeBytes: number | undefined
   readonly #name: string
   readonly #bytes: AsyncIterator<Uint8Array>

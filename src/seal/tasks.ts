@@ -31,12 +31,47 @@ export interface ScanTask {
   readonly digest: Uint8Array | undefined
 }
 
+/** What is known of a page of a range that is compared with the parent's. */
+export const PAGE_MARK = { zero: 0, used: 1, same: 2 } as const
+
 export type ScanResult =
   | { readonly state: 'zero' }
   | { readonly state: 'same' }
-  /** The slot holds the range, its last page filled with zeros; `marks[page]` = 1 for pages that are not zero. */
+  /** The slot holds the range, its last page filled with zeros; `marks[page]` is `used` for pages that are not zero. */
   | { readonly state: 'differs'; readonly digest: Uint8Array; readonly marks: Uint8Array }
   | { readonly state: 'sealed'; readonly digest: Uint8Array; readonly stretches: readonly Stretch[]; readonly chunk: SealedPages }
+
+/**
+ * Fills the slot with the pages of a range that may have changed, where they lie in the range, and finds those that are zero. If all pages of the range are then known, it is
+ * digested, and the result is as of a scan.
+ */
+export interface ChangesTask {
+  readonly kind: 'changes'
+  /** Bytes of the range, at most RANGE_BYTES. */
+  readonly sizeBytes: number
+  /** A PAGE_MARK for each page of the range: `zero`, `used` where a piece brings it, `same` where it is the parent's. */
+  readonly marks: Uint8Array
+  readonly pieces: readonly Piece[]
+  readonly lineageKey: Uint8Array
+  /** The parent's digest of the range, if it is known. */
+  readonly digest: Uint8Array | undefined
+}
+
+/** `sizeBytes` bytes at `offset` of a file, which belong at `at` of a slot. */
+export interface Piece {
+  readonly fd: number
+  readonly offset: number
+  readonly at: number
+  readonly sizeBytes: number
+}
+
+/** The slot holds the pages marked `used`, the image's last one filled with zeros; its other bytes mean nothing. */
+export interface ChangedRange {
+  readonly state: 'changed'
+  readonly marks: Uint8Array
+}
+
+export type ChangesResult = Exclude<ScanResult, { readonly state: 'sealed' }> | ChangedRange
 
 /** A sealed chunk at the front of the slot. */
 export interface SealedPages extends Sealed {
@@ -87,10 +122,11 @@ export interface VerifyTask {
   readonly id: Uint8Array
 }
 
-export type Task = ScanTask | SealTask | OpenTask | WriteTask | VerifyTask
+export type Task = ScanTask | ChangesTask | SealTask | OpenTask | WriteTask | VerifyTask
 
 export interface ResultOf {
   scan: ScanResult
+  changes: ChangesResult
   seal: SealedPages
   open: undefined
   write: number

@@ -7,25 +7,28 @@ import { createCipheriv } from 'node:crypto'
 import { fstatSync, readSync, writeSync } from 'node:fs'
 import { constants, setPriority } from 'node:os'
 import { parentPort } from 'node:worker_threads'
-import { CHUNK_PAGES, gather, markPages, PAGE_BYTES, pageCount, stretchesOf } from '../chunk.ts'
+import { CHUNK_PAGES, gather, isZeroPage, markPages, PAGE_BYTES, pageCount, stretchesOf } from '../chunk.ts'
 import { fromErrno, ThawError } from '../errors.ts'
 import { encodePayload, OpenedChunk, SEALED_BYTES_MAX, sealPayload, verifyChunk } from '../seal.ts'
 import { failureOf } from '../util/failure.ts'
 import { Slab } from '../util/slab.ts'
-import type {
-  OpenTask,
-  Placement,
-  Reply,
-  Request,
-  ResultOf,
-  ScanResult,
-  ScanTask,
-  SealedPages,
-  SealedSlot,
-  SealingKey,
-  Task,
-  WorkerOptions,
-  WriteTask,
+import {
+  type ChangesResult,
+  type ChangesTask,
+  type OpenTask,
+  PAGE_MARK,
+  type Placement,
+  type Reply,
+  type Request,
+  type ResultOf,
+  type ScanResult,
+  type ScanTask,
+  type SealedPages,
+  type SealedSlot,
+  type SealingKey,
+  type Task,
+  type WorkerOptions,
+  type WriteTask,
 } from './tasks.ts'
 
 /** A payload that is sealed, or pages that are written. */
@@ -63,6 +66,8 @@ function run(slot: number | undefined, task: Task, options: WorkerOptions): Resu
   switch (task.kind) {
     case 'scan':
       return scan(own(slot, options), task, options.sealing)
+    case 'changes':
+      return changes(own(slot, options), task)
     case 'seal':
       return seal(own(slot, options), task.pages, options.sealing)
     case 'open':
@@ -88,15 +93,46 @@ function lent({ index, sizeBytes }: SealedSlot, { sealedSlab }: WorkerOptions): 
 
 function scan(bytes: Buffer, task: ScanTask, sealing: SealingKey | undefined): ScanResult {
   if (task.file !== undefined) readRange(bytes.subarray(0, task.sizeBytes), task.file)
-  const pages = pageCount(task.sizeBytes)
-  bytes.fill(0, task.sizeBytes, pages * PAGE_BYTES)
+  const found = judge(bytes, task)
+  if (found.state !== 'differs' || task.layout === 'compare') return found
+  const stretches = stretchesOf(found.marks, pageCount(task.sizeBytes))
+  return { state: 'sealed', digest: found.digest, stretches, chunk: seal(bytes, gather(bytes, stretches), sealing) }
+}
+
+function changes(bytes: Buffer, task: ChangesTask): ChangesResult {
+  const { marks, sizeBytes } = task
+  for (const piece of task.pieces) readRange(bytes.subarray(piece.at, piece.at + piece.sizeBytes), piece)
+  if (!marks.includes(PAGE_MARK.same)) {
+    fillZeroPages(bytes, marks)
+    return judge(bytes, task)
+  }
+  bytes.fill(0, sizeBytes, marks.length * PAGE_BYTES)
+  marks.forEach((mark, page) => {
+    if (mark === PAGE_MARK.used && isZeroPage(bytes, page * PAGE_BYTES)) marks[page] = PAGE_MARK.zero
+  })
+  return { state: 'changed', marks }
+}
+
+/** By runs of pages: a call of `fill` costs more than a page. */
+function fillZeroPages(bytes: Buffer, marks: Uint8Array): void {
+  for (let page = 0; page < marks.length; ) {
+    let next = page + 1
+    while (next < marks.length && marks[next] === marks[page]) next++
+    if (marks[page] === PAGE_MARK.zero) bytes.fill(0, page * PAGE_BYTES, next * PAGE_BYTES)
+    page = next
+  }
+}
+
+type Judged = Exclude<ScanResult, { readonly state: 'sealed' }>
+
+/** Of a range that lies in its slot: is it zero, is it as the digest says, which pages are used? Fills its last page with zeros. */
+function judge(bytes: Buffer, { sizeBytes, lineageKey, digest: known }: Pick<ScanTask, 'sizeBytes' | 'lineageKey' | 'digest'>): Judged {
+  const pages = pageCount(sizeBytes)
+  bytes.fill(0, sizeBytes, pages * PAGE_BYTES)
   const marks = new Uint8Array(CHUNK_PAGES)
   if (markPages(bytes.subarray(0, pages * PAGE_BYTES), marks) === 0) return { state: 'zero' }
-  const digest = rangeDigest(bytes.subarray(0, task.sizeBytes), task.lineageKey)
-  if (task.digest !== undefined && digest.equals(task.digest)) return { state: 'same' }
-  if (task.layout === 'compare') return { state: 'differs', digest, marks }
-  const stretches = stretchesOf(marks, pages)
-  return { state: 'sealed', digest, stretches, chunk: seal(bytes, gather(bytes, stretches), sealing) }
+  const digest = rangeDigest(bytes.subarray(0, sizeBytes), lineageKey)
+  return known !== undefined && digest.equals(known) ? { state: 'same' } : { state: 'differs', digest, marks }
 }
 
 function readRange(bytes: Buffer, { fd, offset }: { readonly fd: number; readonly offset: number }): void {

@@ -18,6 +18,8 @@ export interface Native {
   write(fd: number, buffer: Uint8Array, sizeBytes: number): number
   /** `vectors` holds `count` structs iovec (<sys/uio.h>): address u64, length u64. */
   writev(fd: number, vectors: Uint8Array, count: number): number
+  /** preadv2(2); `offset` -1: where the descriptor stands. */
+  preadv2(fd: number, vectors: Uint8Array, count: number, offset: number, flags: number): number
   close(fd: number): number
   /** `argument` is the structure a request points to. */
   ioctl(fd: number, request: bigint | number, argument: Uint8Array): number
@@ -65,8 +67,15 @@ export interface Native {
   prctlWith(option: number, a: number, structure: Uint8Array): number
   /** signal(2) that sets the default action, 0, or ignores, 1. */
   signal(signal: number, action: number): number
-  /** Replaces this process by a program, looked up in PATH; `argv` ends with null. Returns only if it cannot. */
-  execvp(file: string, argv: readonly (string | null)[]): number
+  /** seccomp(2). `filter` is a struct sock_fprog (<linux/filter.h>). */
+  seccomp(operation: number, flags: number, filter: Uint8Array): number
+  /** umount2(2) of a path that ends with a zero byte. */
+  umount2(path: Uint8Array, flags: number): number
+  /**
+   * Replaces this process by a program, looked up in PATH. Returns only if it cannot. Bytes, because arguments need not be text: `file` ends with a zero byte,
+   * `argv` holds addresses of such strings, u64 each, and ends with 0.
+   */
+  execvp(file: Uint8Array, argv: Uint8Array): number
 }
 
 /** Errors that are asked for (<asm-generic/errno.h>). */
@@ -87,6 +96,7 @@ export const ERRNO = {
   ENOTDIR: 20,
   EISDIR: 21,
   EINVAL: 22,
+  EMFILE: 24,
   EFBIG: 27,
   ENOSPC: 28,
   EROFS: 30,
@@ -114,7 +124,9 @@ export async function loadNative(what: string): Promise<Native> {
   try {
     return await loading
   } catch (cause) {
-    throw new ThawError('UNSUPPORTED', `${what} needs the package koffi, which cannot be loaded: install it with \`npm install koffi\``, { cause })
+    throw new ThawError('UNSUPPORTED', `${what} needs the package koffi, which cannot be loaded: install it with \`npm install koffi\``, {
+      cause,
+    })
   }
 }
 
@@ -129,14 +141,22 @@ export async function tryLoadNative(): Promise<Native | undefined> {
 
 const SYS_PIDFD_SEND_SIGNAL = 424
 const SYS_PIDFD_OPEN = 434
+const SYS_SECCOMP = process.arch === 'x64' ? 317 : 277
 
 async function bind(): Promise<Native> {
   const { default: koffi } = await import('koffi')
   const libc = koffi.load('libc.so.6')
   // koffi's functions are typed as taking anything and returning anything: each is given its type here, by the C declaration beside it.
   const f = (declaration: string): never => libc.func(declaration) as never
-  const syscall: (number: number, a: number, b: number, c: number, d: number) => number = f('long syscall(long number, long a, long b, long c, long d)')
-  const accept4: (fd: number, address: null, size: null, flags: number) => number = f('int accept4(int fd, void *address, void *size, int flags)')
+  const syscall: (number: number, a: number, b: number, c: number, d: number) => number = f(
+    'long syscall(long number, long a, long b, long c, long d)',
+  )
+  const syscallWith: (number: number, a: number, b: number, c: Uint8Array) => number = f(
+    'long syscall(long number, long a, long b, void *c)',
+  )
+  const accept4: (fd: number, address: null, size: null, flags: number) => number = f(
+    'int accept4(int fd, void *address, void *size, int flags)',
+  )
   const prctl: (option: number, a: number, b: number, c: number, d: number) => number = f(
     'int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d)',
   )
@@ -149,6 +169,7 @@ async function bind(): Promise<Native> {
     read: f('int64_t read(int fd, void *buffer, size_t size)'),
     write: f('int64_t write(int fd, void *buffer, size_t size)'),
     writev: f('int64_t writev(int fd, void *vectors, int count)'),
+    preadv2: f('int64_t preadv2(int fd, void *vectors, int count, int64_t offset, int flags)'),
     close: f('int close(int fd)'),
     ioctl: f('int ioctl(int fd, unsigned long request, void *argument)'),
     fallocate: f('int fallocate(int fd, int mode, int64_t offset, int64_t size)'),
@@ -177,6 +198,8 @@ async function bind(): Promise<Native> {
     prctl: (option, a, b) => prctl(option, a, b, 0, 0),
     prctlWith: (option, a, structure) => prctlWith(option, a, structure, 0, 0),
     signal: f('intptr_t signal(int signal, intptr_t action)'),
-    execvp: f('int execvp(const char *file, const char **argv)'),
+    seccomp: (operation, flags, filter) => syscallWith(SYS_SECCOMP, operation, flags, filter),
+    umount2: f('int umount2(void *path, int flags)'),
+    execvp: f('int execvp(void *file, void *argv)'),
   }
 }

@@ -1,13 +1,30 @@
 /**
- * Which parts of a file hold data, by lseek(2) with SEEK_DATA, which Node does not offer: through koffi, an optional dependency. Without it, or where the file
- * system cannot tell, callers read the holes and find the zeros themselves.
+ * Which parts of a file hold data, by lseek(2) with SEEK_DATA and SEEK_HOLE, which Node does not offer: through koffi, an optional dependency.
+ *
+ * For those who only save work by it (`dataBlocks`), "cannot be told" is an answer: they read the holes and find the zeros themselves. For those to whom a hole means something else
+ * than zeros (`dataStretches`) it is an error.
  */
 import type { Stats } from 'node:fs'
+import { ThawError } from '../errors.ts'
+import { ERRNO, type Native, tryLoadNative } from './native.ts'
 
+/** <unistd.h> on Linux. */
 const SEEK_DATA = 3
-const DISK_BLOCK_BYTES = 512
+const SEEK_HOLE = 4
+/** Of `Stats.blocks`, whatever the file system's own blocks are. */
+export const DISK_BLOCK_BYTES = 512
 
-type Lseek = (fd: number, offset: number, whence: number) => number
+/** An open file; `path` names it in errors. */
+export interface OpenFile {
+  readonly fd: number
+  readonly path: string
+}
+
+/** Bytes [from, to) of a file. */
+export interface DataStretch {
+  readonly from: number
+  readonly to: number
+}
 
 /**
  * Marks the blocks of `blockBytes` that may hold data: `marks[i]` = 1; a block marked 0 is a hole from its first byte to its last.
@@ -15,12 +32,13 @@ type Lseek = (fd: number, offset: number, whence: number) => number
  */
 export async function dataBlocks(fd: number, stats: Stats, blockBytes: number): Promise<Uint8Array | undefined> {
   if (stats.blocks * DISK_BLOCK_BYTES >= stats.size) return undefined
-  const lseek = await loadLseek()
-  if (lseek === undefined) return undefined
+  const native = await tryLoadNative()
+  if (native === undefined) return undefined
   const marks = new Uint8Array(Math.ceil(stats.size / blockBytes))
   for (let at = 0; at < stats.size; ) {
-    const data = Number(lseek(fd, at, SEEK_DATA))
-    // -1 is ENXIO (no data from here on) when something was found before; a file system without SEEK_DATA says that all is data.
+    const data = native.lseek(fd, at, SEEK_DATA)
+    // A file system without SEEK_DATA either refuses it or says that all is data.
+    if (data < 0 && native.errno() !== ERRNO.ENXIO) return undefined
     if (data < 0) break
     const block = Math.floor(data / blockBytes)
     if (block < marks.length) marks[block] = 1
@@ -29,13 +47,28 @@ export async function dataBlocks(fd: number, stats: Stats, blockBytes: number): 
   return marks
 }
 
-async function loadLseek(): Promise<Lseek | undefined> {
-  if (process.platform !== 'linux') return undefined
-  try {
-    const { default: koffi } = await import('koffi')
-    return koffi.load('libc.so.6').func('int64_t lseek(int fd, int64_t offset, int whence)') as unknown as Lseek
-  } catch {
-    // Not installed, or another C library: slower, not wrong.
-    return undefined
+/**
+ * The stretches of a file's first `sizeBytes` bytes that are no holes, in order, as exactly as the file system tells: by its blocks. One or two system calls each, when it is asked for.
+ * Moves the descriptor's offset.
+ * @throws ThawError UNSUPPORTED if the file system cannot tell, UNAVAILABLE if the disk fails
+ */
+export function* dataStretches(native: Native, file: OpenFile, sizeBytes: number): Generator<DataStretch> {
+  for (let at = 0; at < sizeBytes; ) {
+    const from = seek(native, file, at, SEEK_DATA) ?? sizeBytes
+    if (from >= sizeBytes) return
+    // There is a hole behind the last byte of every file. If not, the file was cut meanwhile, and reading it will tell.
+    const to = Math.min(seek(native, file, from, SEEK_HOLE) ?? sizeBytes, sizeBytes)
+    yield { from, to }
+    at = to
   }
+}
+
+/** Undefined if there is no such place from `at` on. */
+function seek(native: Native, { fd, path }: OpenFile, at: number, whence: number): number | undefined {
+  const found = native.lseek(fd, at, whence)
+  if (found >= 0) return found
+  const errno = native.errno()
+  if (errno === ERRNO.ENXIO) return undefined
+  const code = errno === ERRNO.EINVAL || errno === ERRNO.EOPNOTSUPP ? 'UNSUPPORTED' : 'UNAVAILABLE'
+  throw new ThawError(code, `cannot find the holes of ${path}: lseek failed with errno ${errno}`, { object: path })
 }
