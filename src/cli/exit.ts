@@ -33,6 +33,17 @@ export class Interrupted extends Error {
   }
 }
 
+/** A program could not be started in place of this one, because of `cause`: what is shown is that, with the exit code that is expected of starters. */
+export class NotStarted extends Error {
+  override readonly name = 'NotStarted'
+  readonly exitCode: number
+
+  constructor(exitCode: number, cause: unknown) {
+    super('the program was not started', { cause })
+    this.exitCode = exitCode
+  }
+}
+
 /** An error as the user meets it. */
 export interface Failure {
   readonly exitCode: number
@@ -44,6 +55,7 @@ export interface Failure {
 }
 
 export function failureOf(error: unknown): Failure {
+  if (error instanceof NotStarted) return { ...failureOf(error.cause), exitCode: error.exitCode }
   if (isThawError(error)) {
     return { exitCode: EXIT.failed, code: error.code, retryable: error.retryable, object: error.object, message: error.message }
   }

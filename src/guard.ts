@@ -1,0 +1,141 @@
+/**
+ * The guard: a small process that kills our VMMs and takes off our mounts when we are gone, however that came: kill -9, a crash, no memory. Without a pager Firecracker
+ * hangs for ever, and a mount whose server is gone stays in the tree.
+ *
+ * One a process, started when first needed and shared. It learns of our end by a socket that the kernel closes then, so nothing on this side has to run for it to act: neither a
+ * busy main thread nor a stopped event loop delays it. What it watches it was given as pidfds, so it cannot kill another process that got the number.
+ *
+ * A guard that ends is noticed at once; the next is started and given everything again, with pidfds that were kept for it. In the 0.1 s between, and if guard and owner are killed
+ * together, nobody watches. Where the owner dumps a core, the socket is closed when the dump is written.
+ *
+ * An owner that ends without `close` is gone as well, by `process.exit` too: what is meant to survive is released first.
+ */
+import { realpath } from 'node:fs/promises'
+import { fromErrno } from './errors.ts'
+import type { GuardKeeper } from './guard/keeper.ts'
+import { mountIdsAt } from './guard/mounts.ts'
+import { Lifetime } from './util/lifetime.ts'
+import { loadNative } from './util/native.ts'
+
+/** Something that ends when this process does. */
+export interface Watched {
+  /** From now on it does not. Idempotent. */
+  release(): void
+}
+
+export interface Guard extends AsyncDisposable {
+  /**
+   * From now on this process dies when we do; one that has ended already is nothing to watch, and no error. Resolves when the guard has it.
+   * @param pidfd stays the caller's. @param pid for messages only
+   * @throws DENIED if this process may not kill that one; UNAVAILABLE if the guard is lost; CLOSED; RangeError for a descriptor that is not open
+   */
+  watchProcess(pidfd: number, pid: number): Promise<Watched>
+  /**
+   * From now on, what is mounted at this folder later than this call is taken off when we are gone. To be called before mounting, then: a mount that is there already may be
+   * somebody else's, and stays. Resolves when the guard has it. Release it when the mount is gone.
+   * @throws NOT_FOUND, DENIED for the folder; UNAVAILABLE if the guard is lost; CLOSED
+   */
+  watchMount(path: string): Promise<Watched>
+  /** Resolves, with the reason, when the guard is gone and no other could be started: nobody watches any more. Never rejects. */
+  readonly lost: Promise<Error>
+  /** Releases what was watched through this object. Nothing is killed. The process ends with the last of those who share it. Idempotent. */
+  close(): Promise<void>
+}
+
+interface Shared {
+  readonly keeper: Promise<GuardKeeper>
+  holders: number
+}
+
+/** Of all in this thread. */
+let shared: Shared | undefined
+
+/** @throws UNSUPPORTED without Linux or koffi; UNAVAILABLE if it cannot be started */
+export async function startGuard(): Promise<Guard> {
+  shared ??= { keeper: startKeeper(), holders: 0 }
+  const own = shared
+  own.holders++
+  try {
+    const keeper = await own.keeper
+    keeper.lost.then(() => abandon(own))
+    return new SharedGuard(keeper, () => leave(own))
+  } catch (error) {
+    abandon(own)
+    throw error
+  }
+}
+
+async function startKeeper(): Promise<GuardKeeper> {
+  const [native, { GuardKeeper }] = await Promise.all([loadNative('the guard'), import('./guard/keeper.ts')])
+  return await GuardKeeper.start(native)
+}
+
+/** The next who asks for a guard starts one. */
+function abandon(own: Shared): void {
+  if (shared === own) shared = undefined
+}
+
+async function leave(own: Shared): Promise<void> {
+  own.holders--
+  if (own.holders > 0) return
+  abandon(own)
+  await (await own.keeper).close()
+}
+
+class SharedGuard implements Guard {
+  readonly lost: Promise<Error>
+  readonly #keeper: GuardKeeper
+  readonly #leave: () => Promise<void>
+  readonly #life = new Lifetime('the guard')
+  readonly #watched = new Set<Watched>()
+  #closed: Promise<void> | undefined
+
+  constructor(keeper: GuardKeeper, leave: () => Promise<void>) {
+    this.lost = keeper.lost
+    this.#keeper = keeper
+    this.#leave = leave
+  }
+
+  watchProcess(pidfd: number, pid: number): Promise<Watched> {
+    return this.#watch(() => this.#keeper.watch({ kind: 'process', pid }, pidfd))
+  }
+
+  watchMount(path: string): Promise<Watched> {
+    return this.#watch(async () => {
+      const folder = await realFolder(path)
+      return await this.#keeper.watch({ kind: 'mount', path: folder, present: mountIdsAt(folder) })
+    })
+  }
+
+  close(): Promise<void> {
+    this.#closed ??= this.#close()
+    return this.#closed
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+
+  #watch(begin: () => Promise<() => void>): Promise<Watched> {
+    return this.#life.run(undefined, async () => {
+      const end = await begin()
+      const watched: Watched = { release: () => this.#watched.delete(watched) && end() }
+      this.#watched.add(watched)
+      return watched
+    })
+  }
+
+  async #close(): Promise<void> {
+    await this.#life.close()
+    for (const watched of this.#watched) watched.release()
+    await this.#leave()
+  }
+}
+
+async function realFolder(path: string): Promise<string> {
+  try {
+    return await realpath(path)
+  } catch (error) {
+    throw fromErrno(error, 'cannot watch a mount', path)
+  }
+}
