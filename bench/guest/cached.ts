@@ -15,7 +15,7 @@ import { GUEST_FILES } from './programs.ts'
 import { type QemuParts, requireQemu } from './qemu.ts'
 
 /** Raised when a change of this folder makes other captures from equal inputs. */
-const CAPTURE_VERSION = 1
+const CAPTURE_VERSION = 2
 /** 0.45 GB each; a new kernel or QEMU makes a new key and leaves the old one behind. */
 const CAPTURES_MAX = 4
 /** A capture in the making that is older than this was killed. */
@@ -52,9 +52,9 @@ async function captureInto(home: string, dir: string, options: Omit<CaptureOptio
 
 /** Everything that the captured pages follow from. */
 async function keyOf(parts: QemuParts, options: Omit<CaptureOptions, 'dir'>): Promise<string> {
-  const { sizeMiB = DEFAULT_SIZE_MIB, function: name = 'table' } = options
+  const { sizeMiB = DEFAULT_SIZE_MIB, function: name = 'table', diskMiB = 0 } = options
   const { stdout: version } = await promisify(execFile)(parts.qemu, ['--version'], { timeout: 10_000 })
-  const inputs = [CAPTURE_VERSION, sizeMiB, name, version, parts.kernel, parts.python, GUEST_FILES]
+  const inputs = [CAPTURE_VERSION, sizeMiB, name, diskMiB, version, parts.kernel, parts.modules, parts.python, GUEST_FILES]
   return createHash('sha256').update(JSON.stringify(inputs)).digest('hex').slice(0, 16)
 }
 

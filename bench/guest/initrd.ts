@@ -1,5 +1,6 @@
 /**
- * The guest's root file system: busybox, Debian's Python with its standard library and the shared libraries both need, packed by cpio.
+ * The guest's root file system: busybox, Debian's Python with its standard library, the shared libraries both need and a few modules of
+ * the kernel, packed by cpio.
  *
  * It is compressed, although unpacking slows the boot: an uncompressed archive would lie a second time in the guest's memory and
  * make its os layer larger than any real one.
@@ -35,7 +36,8 @@ export async function buildInitrd(file: string, parts: QemuParts, signal?: Abort
 }
 
 async function fill(root: string, parts: QemuParts, signal: AbortSignal): Promise<void> {
-  for (const folder of ['bin', 'dev', 'proc', 'sys', 'tmp', 'usr/bin', 'functions']) await mkdir(join(root, folder), { recursive: true })
+  for (const folder of ['bin', 'dev', 'proc', 'sys', 'tmp', 'usr/bin', 'functions', 'modules'])
+    await mkdir(join(root, folder), { recursive: true })
   const busybox = join(root, 'bin/busybox')
   const python = join(root, 'usr/bin/python3')
   await copyFile(parts.busybox, busybox)
@@ -45,6 +47,10 @@ async function fill(root: string, parts: QemuParts, signal: AbortSignal): Promis
   for (const library of await librariesOf([busybox, python, ...extensions], signal)) {
     await mkdir(dirname(join(root, library)), { recursive: true })
     await copyFile(await realpath(library), join(root, library))
+  }
+  // Numbered, so that init loads them in this order.
+  for (const [index, module] of parts.modules.entries()) {
+    await copyFile(module, join(root, 'modules', `${String(index).padStart(2, '0')}-${basename(module)}`))
   }
   for (const [path, text] of Object.entries(GUEST_FILES)) await writeFile(join(root, path), text)
   await chmod(join(root, 'init'), 0o755)

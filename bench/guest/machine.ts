@@ -3,7 +3,10 @@
  *
  * The memory file is mapped shared: what the guest writes is in the file at once, so saving a stopped machine means copying the file
  * and writing the rest of the machine, 0.3 MB, with the migration capability `x-ignore-shared`. Not here: snapshots of a guest while it
- * runs, several CPUs, disks and networks.
+ * runs, several CPUs, networks.
+ *
+ * Each start gives the machine a generation (QEMU's `vmgenid`): a resumed guest sees another than the captured one, and knows by it that
+ * it must renew its random numbers.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -13,6 +16,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { ThawError } from '../../src/errors.ts'
 import { LineSocket } from './line-socket.ts'
+import { ANSWER_WORDS, type GuestRequest } from './programs.ts'
 import { Qmp } from './qmp.ts'
 import { within } from './within.ts'
 
@@ -23,6 +27,10 @@ export interface MachineOptions {
   /** The file that is the guest's memory: made if it is not there, and written to. */
   readonly memory: string
   readonly sizeMiB: number
+  /** A UUID that the guest sees as its generation; a fresh random one by default. */
+  readonly generation?: string | undefined
+  /** A raw image as QEMU names it, a path or `nbd+unix:///?socket=PATH`: the guest's /dev/vda. It is written to. */
+  readonly disk?: string | undefined
   /** True to start without a guest, for `resume`; otherwise it boots. */
   readonly incoming?: boolean
   /** A program and its arguments that start QEMU in their own place, such as `thaw exec --`. */
@@ -81,6 +89,11 @@ export class Machine implements AsyncDisposable {
   async ask(line: string, word: string): Promise<string> {
     this.#console.send(line)
     return await this.until(word)
+  }
+
+  /** Sends a request to the guest's runtime and waits for its answer. The guest ends, and UNAVAILABLE is thrown, if it cannot answer. */
+  async request(request: GuestRequest, argument = ''): Promise<string> {
+    return await this.ask(`${request} ${argument}`, ANSWER_WORDS[request])
   }
 
   /** Waits for a line of the guest that begins with `word` and returns what follows the word. UNAVAILABLE if the guest ends first. */
@@ -145,12 +158,14 @@ export class Machine implements AsyncDisposable {
 
 /** A resuming machine must be given the very same devices, kernel and initrd as the one that was saved. */
 function commandLine(options: MachineOptions, sockets: string): readonly string[] {
-  const { memory, sizeMiB, kernel, initrd, incoming } = options
+  const { memory, sizeMiB, kernel, initrd, incoming, generation = 'auto', disk } = options
   return [
     ...['-M', 'q35', '-accel', 'tcg', '-m', `${sizeMiB}M`, '-smp', '1'],
     ...['-display', 'none', '-no-user-config', '-nodefaults', '-no-reboot'],
     ...['-object', `memory-backend-file,id=m,size=${sizeMiB}M,mem-path=${escaped(memory)},share=on`, '-machine', 'memory-backend=m'],
     ...['-kernel', kernel, '-initrd', initrd, '-append', 'console=ttyS0 quiet panic=-1'],
+    ...['-device', `vmgenid,guid=${generation}`],
+    ...(disk === undefined ? [] : ['-drive', `if=none,id=d,format=raw,file=${escaped(disk)}`, '-device', 'virtio-blk-pci,drive=d']),
     ...['-serial', `unix:${escaped(join(sockets, 'console'))},server=on,wait=off`],
     ...['-qmp', `unix:${escaped(join(sockets, 'qmp'))},server=on,wait=off`],
     ...(incoming ? ['-incoming', 'defer'] : []),
