@@ -102,9 +102,17 @@ export class Arena {
     return this.#segments[Math.floor(slot / SEGMENT_SLOTS)]!.subarray(start, start + count * PAGE_BYTES)
   }
 
-  /** The segment a slot lies in, and where it begins there: what a pager computes addresses from, once a segment. */
-  segmentOf(slot: number): { readonly segment: number; readonly offset: number } {
-    return { segment: Math.floor(slot / SEGMENT_SLOTS), offset: (slot % SEGMENT_SLOTS) * SLOT_BYTES }
+  /** The memory a slot lies in: `segments[segmentOf(slot)]`, from `offsetOf(slot)` on. What a pager computes addresses from, once a segment. */
+  get segments(): readonly Buffer[] {
+    return this.#segments
+  }
+
+  segmentOf(slot: number): number {
+    return Math.floor(slot / SEGMENT_SLOTS)
+  }
+
+  offsetOf(slot: number): number {
+    return (slot % SEGMENT_SLOTS) * SLOT_BYTES
   }
 }
 

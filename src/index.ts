@@ -4,10 +4,16 @@ export type { DiskCacheOptions } from './cache/disk.ts'
 export type { OriginOptions } from './cache/origin.ts'
 export type { RedisCacheOptions, RedisMode } from './cache/redis.ts'
 export type { CacheDescription } from './cache.ts'
+export type { ChangedPages, ImageChanges } from './changes.ts'
+export type { CommitOptions } from './commit.ts'
 export type { ChunkTotals, DiffCell, ImageDiff, SnapshotDiff } from './diff.ts'
 export type { ClearedCache } from './engine.ts'
 export { type ErrorCode, isThawError, ThawError, type ThawErrorOptions, type Tier } from './errors.ts'
+export { type ExecOptions, execVmm } from './exec.ts'
 export type { Location } from './find.ts'
+export { type Mount, type MountEnd, type MountOptions, mount } from './frontend/fuse.ts'
+export { type NbdEnd, type NbdOptions, type NbdServer, type NbdTlsOptions, serveNbd } from './frontend/nbd.ts'
+export { serveUffd, type UffdEnd, type UffdOptions, type UffdPager } from './frontend/uffd.ts'
 export type { ImageFigures, Inspection, OutlineFigures, RangeCell, SegmentFigures, SnapshotDetails } from './inspect.ts'
 export type { DomainOptions } from './keys/create.ts'
 export type { ExportOptions } from './keys/export.ts'
@@ -17,12 +23,25 @@ export { type Keyring, type Kinship, LAYERS, type Layer, type Sealer, type Signa
 export { IMAGE_KINDS, type ImageKind } from './manifest.ts'
 export { type FigureSource, type MetricsOptions, type MetricsServer, metricsText, serveMetrics } from './metrics.ts'
 export { checkTagName, checkTenantName, formatTagName, parseRef, type Ref, type TagName } from './names.ts'
+export { notifyServiceManager } from './notify.ts'
 export { Cache, type CacheOptions, createCache } from './open-cache.ts'
+export type { ServedFigures } from './pager/figures.ts'
+export type { PagerOptions } from './pager/threads.ts'
 export type { PulledImage, PullOptions, PullProgress, PullResult } from './pull.ts'
 export type { PushCounts, PushProgress } from './push/progress.ts'
 export type { ImageSource, PushedImage, PushedSnapshot, PushOptions, PushSpec } from './push.ts'
 export type { ReadOptions } from './reader.ts'
 export type { ResolvedRef } from './refs.ts'
+export type {
+  FrontEndKind,
+  OverlaySettings,
+  Restore,
+  RestoredImage,
+  RestoredSnapshot,
+  RestoreEvent,
+  RestoreFigures,
+  RestoreOptions,
+} from './restore.ts'
 export type { Snapshot, SnapshotImage } from './snapshot.ts'
 export type {
   ListOptions,

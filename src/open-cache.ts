@@ -6,6 +6,7 @@ import type { CacheDescription } from './cache.ts'
 import type { EngineOptions } from './engine/start.ts'
 import type { ClearedCache, Engine } from './engine.ts'
 import type { Tier } from './errors.ts'
+import { type PagerOptions, Pagers } from './pager/threads.ts'
 import type { ReadFigures } from './stats.ts'
 import type { Clock } from './util/clock.ts'
 
@@ -23,6 +24,8 @@ export interface CacheOptions {
    * URLs. `main`: on the caller's.
    */
   readonly thread?: 'main' | 'worker' | undefined
+  /** The threads that serve guests; they start with the first restore. */
+  readonly pagers?: PagerOptions | undefined
   /** For tests and simulations: time, timers and randomness of all tiers. Needs `thread: 'main'`. */
   readonly clock?: Clock | undefined
 }
@@ -30,11 +33,11 @@ export interface CacheOptions {
 const MEMORY_BYTES = 512 * 2 ** 20
 
 /** Opens the tiers. Those across the network connect in the background: one that is down costs nothing but its hits. @throws TypeError, RangeError; DENIED, NO_SPACE for the disk's folder */
-export async function createCache({ thread = 'worker', clock, ...options }: CacheOptions = {}): Promise<Cache> {
+export async function createCache({ thread = 'worker', clock, pagers, ...options }: CacheOptions = {}): Promise<Cache> {
   const { memoryBytes = MEMORY_BYTES, disk, l2, origin } = options
   if (!Number.isSafeInteger(memoryBytes) || memoryBytes < 0) throw new RangeError(`memoryBytes ${memoryBytes} is not a number of bytes`)
   if (clock !== undefined && thread !== 'main') throw new TypeError("a clock of one's own needs thread: 'main': it does not cross threads")
-  return new Cache(await openEngine(thread, { memoryBytes, disk, l2, origin }, clock))
+  return new Cache(await openEngine(thread, { memoryBytes, disk, l2, origin }, clock), pagers)
 }
 
 async function openEngine(thread: 'main' | 'worker', options: EngineOptions, clock: Clock | undefined): Promise<Engine> {
@@ -47,10 +50,13 @@ async function openEngine(thread: 'main' | 'worker', options: EngineOptions, clo
 export class Cache implements AsyncDisposable {
   /** @internal */
   readonly engine: Engine
+  /** @internal */
+  readonly pagers: Pagers
 
   /** @internal */
-  constructor(engine: Engine) {
+  constructor(engine: Engine, pagers?: PagerOptions) {
     this.engine = engine
+    this.pagers = new Pagers(engine, pagers)
   }
 
   /** What was read since the cache was made, tier by tier. */
@@ -74,8 +80,9 @@ export class Cache implements AsyncDisposable {
   }
 
   /** Reads under way reject with CLOSED. Stores that read through it are of no use any more: close them first. Idempotent. */
-  close(): Promise<void> {
-    return this.engine.close()
+  async close(): Promise<void> {
+    await this.pagers.close()
+    await this.engine.close()
   }
 
   [Symbol.asyncDispose](): Promise<void> {

@@ -35,6 +35,8 @@ export interface PullProgress {
 export interface PullOptions {
   /** Names; default: all. */
   readonly images?: readonly string[] | undefined
+  /** Names of files in the folder that are not to be those of their images, by image. */
+  readonly fileNames?: Readonly<Record<string, string>> | undefined
   readonly signal?: AbortSignal | undefined
   /** Called after each chunk, at most ten times a second, and at the end. */
   readonly onProgress?: ((progress: PullProgress) => void) | undefined
@@ -86,7 +88,7 @@ export async function pullImages(
   })
   const targets: Target[] = []
   try {
-    for (const image of images) targets.push(await openTarget(resolve(dir), image))
+    for (const image of images) targets.push(await openTarget(resolve(dir), image, options.fileNames?.[image.name]))
     for (const target of targets) await setLength(target)
     const { fetchedBytes, fetchedChunks, servedBytes } = await writeChunks(store, snapshot, targets, options)
     for (const { temporaryPath, path } of targets) {
@@ -119,8 +121,8 @@ function selectImages({ id, manifest }: StoredSnapshot, names: readonly string[]
   })
 }
 
-async function openTarget(dir: string, image: ManifestImage): Promise<Target> {
-  const path = join(dir, image.name)
+async function openTarget(dir: string, image: ManifestImage, fileName: string = image.name): Promise<Target> {
+  const path = join(dir, fileName)
   if (await isFolder(path)) throw new ThawError('CONFLICT', `cannot write the image: ${path} is a folder`, { object: path })
   const temporaryPath = join(dir, `.${image.name}.thaw-${randomBytes(6).toString('hex')}`)
   try {

@@ -16,7 +16,8 @@ import { type PushedSnapshot, type PushOptions, pushSnapshot } from './push.ts'
 import { type Hint, needsKeyring, Refs, type ResolvedRef } from './refs.ts'
 import { initStore as initObjects, listRoots, type Root, readRootState } from './root.ts'
 import { SEALING_PROFILE } from './seal.ts'
-import { Snapshot } from './snapshot.ts'
+import { Snapshot, type SnapshotSource } from './snapshot.ts'
+import { childSpec } from './snapshot-store/child.ts'
 import type {
   ListOptions,
   OpenOptions,
@@ -193,7 +194,8 @@ export class SnapshotStore implements AsyncDisposable {
     const stored = await this.#openRef(ref, options)
     const { cache, engine: store } = this.#parts
     const held = await store.hold(stored.manifest, stored.root)
-    const source = { engine: cache.engine, store, held, onClose: () => this.#snapshots.delete(snapshot) }
+    const push: SnapshotSource['push'] = (spec, call) => this.push(childSpec(stored, spec), call)
+    const source = { engine: cache.engine, pagers: cache.pagers, store, held, push, onClose: () => this.#snapshots.delete(snapshot) }
     const snapshot: Snapshot = new Snapshot(source, stored)
     this.#snapshots.add(snapshot)
     return snapshot

@@ -5,14 +5,19 @@ import { ThawError } from './errors.ts'
 import type { StoredSnapshot } from './find.ts'
 import type { Layer } from './keys.ts'
 import type { ImageKind, ManifestImage } from './manifest.ts'
+import type { Pagers } from './pager/threads.ts'
 import { type PullOptions, type PullResult, pullImages } from './pull.ts'
 import { type ImageColumns, ImageReader, type ReadOptions, type SharedImage } from './reader.ts'
+import type { Restore, RestoreOptions, RestoreSource } from './restore.ts'
 
 /** What an open snapshot reads from. */
 export interface SnapshotSource {
   readonly engine: Engine
   readonly store: EngineStore
   readonly held: HeldSnapshot
+  readonly pagers: Pagers
+  /** Publishes a child of it. */
+  readonly push: RestoreSource['push']
   readonly onClose: () => void
 }
 
@@ -30,6 +35,7 @@ export class Snapshot implements AsyncDisposable {
   readonly images: readonly SnapshotImage[]
   readonly #source: SnapshotSource
   readonly #stored: StoredSnapshot
+  readonly #restores = new Set<Restore>()
   #closed = false
 
   /** @internal */
@@ -64,14 +70,29 @@ export class Snapshot implements AsyncDisposable {
     return pullImages(this.#source.store, this.#stored, dir, options)
   }
 
+  /**
+   * Begins a restore: a life of this snapshot in one VM, to which front ends are given (`serveUffd`, `serveNbd`, `mount`).
+   * @throws RangeError for options that cannot be
+   */
+  async restore(options: RestoreOptions = {}): Promise<Restore> {
+    this.#open()
+    const { Restore: Opened } = await import('./restore.ts')
+    const { pagers, engine, held, push } = this.#source
+    const onClose = (ended: Restore): void => void this.#restores.delete(ended)
+    const restore = new Opened(this, { pagers, engine, held, push, onClose }, options)
+    this.#restores.add(restore)
+    return restore
+  }
+
   #open(): void {
     if (this.#closed) throw new ThawError('CLOSED', `snapshot ${this.id} is closed`, { object: this.id })
   }
 
-  /** Later calls reject with CLOSED. Idempotent. */
+  /** Ends its restores; later calls reject with CLOSED. Idempotent. */
   async close(): Promise<void> {
     if (this.#closed) return
     this.#closed = true
+    for (const restore of this.#restores) await restore.close()
     this.#source.held.release()
     this.#source.onClose()
   }

@@ -6,28 +6,30 @@
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { chmod } from 'node:fs/promises'
-import { createServer } from 'node:http'
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import { join } from 'node:path'
 import { makeStateFolder } from './state-folder.ts'
 
-/** Text by path. */
-export type Answers = Readonly<Record<`/${string}`, () => Promise<string>>>
+/** One answer: text, or lines as they come. `signal` is aborted when the asker goes away, or the command ends. */
+export type Answer = (body: string, signal: AbortSignal) => Promise<string> | AsyncIterable<string>
+
+/** By method and path. */
+export type Answers = Readonly<Record<`${'GET' | 'POST'} /${string}`, Answer>>
 
 const SOCKET_MODE = 0o600
 const NAME_BYTES = 4
+/** A commit's is a few paths and labels. */
+const BODY_BYTES_MAX = 2 ** 20
 
 /** Listens until it is disposed of. Does not keep the process alive. Rejects with raw errors of Node, or one that says what is wrong with the folder. */
 export async function announce(folder: string, answers: Answers): Promise<AsyncDisposable> {
   await makeStateFolder(folder)
-  const paths = new Map<string | undefined, () => Promise<string>>(Object.entries(answers))
-  const server = createServer(({ url }, response) => {
-    const answer = paths.get(url)
+  const known = new Map<string, Answer>(Object.entries(answers))
+  const ending = new AbortController()
+  const server = createServer((request, response) => {
+    const answer = known.get(`${request.method} ${request.url}`)
     if (answer === undefined) response.writeHead(404).end()
-    else
-      answer().then(
-        text => response.end(text),
-        () => response.writeHead(503).end(),
-      )
+    else void respond(answer, request, response, ending.signal)
   })
   server.unref()
   const socket = join(folder, `${process.pid}-${randomBytes(NAME_BYTES).toString('hex')}.sock`)
@@ -36,6 +38,7 @@ export async function announce(folder: string, answers: Answers): Promise<AsyncD
   // A connection that cannot be accepted is the asker's loss.
   server.on('error', () => undefined)
   const close = async (): Promise<void> => {
+    ending.abort(new Error('the command ends'))
     server.closeAllConnections()
     // Removes the socket.
     server.close()
@@ -48,4 +51,30 @@ export async function announce(folder: string, answers: Answers): Promise<AsyncD
     throw error
   }
   return { [Symbol.asyncDispose]: close }
+}
+
+async function respond(answer: Answer, request: IncomingMessage, response: ServerResponse, ending: AbortSignal): Promise<void> {
+  const gone = new AbortController()
+  response.once('close', () => gone.abort(new Error('the asker is gone')))
+  try {
+    const answered = answer(await bodyOf(request), AbortSignal.any([gone.signal, ending]))
+    if (answered instanceof Promise) response.end(await answered)
+    else {
+      for await (const line of answered) response.write(line)
+      response.end()
+    }
+  } catch {
+    // Whoever asked sees that it went wrong; what it was is said in the answer itself, where somebody expects it.
+    if (!response.headersSent) response.writeHead(503)
+    response.end()
+  }
+}
+
+async function bodyOf(request: IncomingMessage): Promise<string> {
+  let body = ''
+  for await (const text of request.setEncoding('utf8')) {
+    body += text
+    if (body.length > BODY_BYTES_MAX) throw new RangeError('too long')
+  }
+  return body
 }

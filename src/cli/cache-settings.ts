@@ -6,6 +6,7 @@
  */
 import { dirname, resolve } from 'node:path'
 import type { RedisMode } from '../index.ts'
+import { ADDRESS_FORMS, parseAddress } from './address.ts'
 import { type FoundConfig, findConfig } from './config.ts'
 import { UsageError } from './exit.ts'
 import type { CacheFlags, GlobalFlags } from './flags.ts'
@@ -35,8 +36,6 @@ export interface L2Settings {
 export const L2_MODES: readonly RedisMode[] = ['standalone', 'cluster', 'shards']
 const MEMORY_BYTES_DEFAULT = 512 * 2 ** 20
 const DISK_BYTES_DEFAULT = 10 * 2 ** 30
-const LOOPBACK = '127.0.0.1'
-const PORT_MAX = 65_535
 const YES = ['1', 'true', 'yes']
 const NO = ['0', 'false', 'no']
 
@@ -151,10 +150,7 @@ function pathOf(given: Given | undefined): string | undefined {
 
 function addressOf(given: Given | undefined): CacheSettings['metrics'] {
   if (given === undefined || isNone(given.value)) return undefined
-  const [, bracketed, plain, digits] = /^(?:\[([^\]]+)\]|([^:[\]]*)):(\d{1,5})$/.exec(String(given.value)) ?? []
-  const port = Number(digits)
-  if (digits === undefined || port > PORT_MAX) return refuse(given, 'HOST:PORT, :PORT for 127.0.0.1, or none')
-  return { host: bracketed ?? (plain || LOOPBACK), port }
+  return parseAddress(String(given.value)) ?? refuse(given, `${ADDRESS_FORMS}, or none`)
 }
 
 function isNone(value: Given['value']): boolean {

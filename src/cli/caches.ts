@@ -1,18 +1,34 @@
 /**
- * The caches of one run, and the ways in which its figures are seen. Memory is left out: commands that move whole snapshots look at each chunk once.
+ * The caches of one run, and the ways in which its figures are seen. Commands that move whole snapshots look at each chunk once, so they have no memory tier; those that serve
+ * guests have one, and an engine of its own thread, so that this thread holds up no guest.
  *
  * Nothing here fails the work. A disk cache that cannot be opened, a port that cannot be had or a state folder that cannot be used are a word on standard error;
  * only settings that cannot be are an error.
  */
-import { type Cache, createCache, isThawError, metricsText, type SnapshotStore, serveMetrics } from '../index.ts'
-import { announce } from './announce.ts'
+import {
+  type Cache,
+  type CacheOptions,
+  createCache,
+  isThawError,
+  metricsText,
+  type Restore,
+  type SnapshotStore,
+  serveMetrics,
+} from '../index.ts'
+import { type Answers, announce } from './announce.ts'
 import type { CacheSettings } from './cache-settings.ts'
+import { commitAnswer, commitPath } from './commit-answer.ts'
 import { formatCount } from './format.ts'
 import type { Invocation } from './invocation.ts'
 import { stateFolder } from './state-folder.ts'
 
 /** A command has nothing else to do meanwhile, so its reads need no thread of their own. */
 const BULK = { memoryBytes: 0, thread: 'main' } as const
+
+/** Of commands that serve guests. */
+export interface Serving {
+  readonly spinMicroseconds: number | undefined
+}
 
 export class Caches implements AsyncDisposable {
   readonly cache: Cache
@@ -31,8 +47,10 @@ export class Caches implements AsyncDisposable {
     this.#stateFolder = stateFolder(stateDir)
   }
 
-  static async open(invocation: Invocation, settings: CacheSettings): Promise<Caches> {
-    const caches = new Caches(await openTiers(invocation, settings), invocation, settings)
+  /** @param serving of a command that serves guests */
+  static async open(invocation: Invocation, settings: CacheSettings, serving?: Serving): Promise<Caches> {
+    const base = serving === undefined ? BULK : { memoryBytes: settings.memoryBytes, pagers: serving }
+    const caches = new Caches(await openTiers(invocation, settings, base), invocation, settings)
     if (settings.metrics !== undefined) await caches.#serveMetrics(settings.metrics)
     return caches
   }
@@ -49,16 +67,22 @@ export class Caches implements AsyncDisposable {
     }
   }
 
-  /** Lets `thaw stats` find this run. Happens beside the work, which does not wait for it. */
-  announce(store: SnapshotStore): void {
+  /** Lets `thaw stats` find this run, and `thaw ps` and `thaw commit` its restores. Happens beside the work, which does not wait for it. */
+  announce(store: SnapshotStore, restores: readonly Restore[] = []): void {
     const { command, output } = this.#invocation
     const { cache } = this
     const startedAt = new Date(Date.now() - 1000 * process.uptime()).toISOString()
-    const announced = announce(this.#stateFolder, {
-      '/stats': async () =>
-        JSON.stringify({ schema: 1, pid: process.pid, command, startedAt, store: store.url, figures: await cache.stats() }),
-      '/metrics': () => metricsText(cache),
-    }).catch((error: unknown) => {
+    const document = async (): Promise<object> => ({
+      ...{ schema: 1, pid: process.pid, command, startedAt, store: store.url },
+      figures: await cache.stats(),
+      restores: restores.map(restore => restore.figures()),
+    })
+    const answers: Answers = {
+      'GET /stats': async () => JSON.stringify(await document()),
+      'GET /metrics': () => metricsText(cache),
+      ...Object.fromEntries(restores.map(restore => [`POST ${commitPath(restore.id)}`, commitAnswer(restore)])),
+    }
+    const announced = announce(this.#stateFolder, answers).catch((error: unknown) => {
       output.detail(`not shown by \`thaw stats\`: ${error instanceof Error ? error.message : String(error)}`)
       return undefined
     })
@@ -94,12 +118,12 @@ export class Caches implements AsyncDisposable {
 const NAMES: Readonly<Record<'disk' | 'l2', string>> = { disk: 'the disk cache', l2: 'L2' }
 
 /** All tiers that are set, without the disk if its folder cannot be had. */
-async function openTiers({ output }: Invocation, { disk, l2 }: CacheSettings): Promise<Cache> {
+async function openTiers({ output }: Invocation, { disk, l2 }: CacheSettings, base: CacheOptions): Promise<Cache> {
   try {
-    return await createCache({ ...BULK, disk, l2 })
+    return await createCache({ ...base, disk, l2 })
   } catch (error) {
     if (!isThawError(error) || error.tier !== 'disk') throw error
     output.warn(`without a disk cache: ${error.message}`)
-    return await createCache({ ...BULK, l2 })
+    return await createCache({ ...base, l2 })
   }
 }

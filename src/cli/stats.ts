@@ -1,37 +1,13 @@
 /**
- * `thaw stats`: the running commands that read through caches or were given a state folder, and what each read from which tier.
- *
- * Sockets that refuse are of processes that were killed, and are removed. A process that does not answer in time is shown as that.
+ * `thaw stats`: the running commands that read through caches, serve guests or were given a state folder, what each read from which tier, and what its guests did.
  */
-import { readdir, unlink } from 'node:fs/promises'
-import { get } from 'node:http'
-import { join } from 'node:path'
-import { text } from 'node:stream/consumers'
-import { type Distribution, quantileOf, type ReadFigures, type TierFigures } from '../index.ts'
+import { type Distribution, quantileOf, type RestoreFigures, type TierFigures } from '../index.ts'
 import { readCacheSettings } from './cache-settings.ts'
 import { type Column, formatAge, formatBytes, formatCount, formatLatency, formatShare, formatTable, oneLine, TIER_NAMES } from './format.ts'
 import type { Invocation } from './invocation.ts'
+import { type FoundSocket, findRunning } from './running.ts'
 import { stateFolder } from './state-folder.ts'
 
-/** What a command answers on its socket. */
-interface Answer {
-  readonly pid: number
-  readonly command: string
-  /** RFC 3339. */
-  readonly startedAt: string
-  readonly store: string
-  readonly figures: ReadFigures
-}
-
-interface Found {
-  readonly pid: number
-  readonly socket: string
-  /** Undefined: none in time. */
-  readonly answer: Answer | undefined
-}
-
-const ANSWER_WITHIN_MS = 1000
-const SOCKET = /^(\d+)-[0-9a-f]+\.sock$/
 const TIERS = ['memory', 'disk', 'l2', 'origin'] as const
 
 const COLUMNS: readonly Column[] = [
@@ -46,48 +22,11 @@ export async function showStats({ flags, output, signal }: Invocation): Promise<
   if (found.length === 0) output.note(`no command that can be asked is running (looked in ${folder})`)
 }
 
-async function findRunning(folder: string, signal: AbortSignal): Promise<Found[]> {
-  const names = await readdir(folder).catch(() => [])
-  const sockets = names.filter(name => SOCKET.test(name))
-  const found = await Promise.all(sockets.map(name => ask(join(folder, name), Number.parseInt(name, 10), signal)))
-  signal.throwIfAborted()
-  return found.filter(process => process !== undefined).sort((a, b) => a.pid - b.pid)
-}
-
-/** Undefined if the process is gone. */
-async function ask(socket: string, pid: number, signal: AbortSignal): Promise<Found | undefined> {
-  try {
-    return { pid, socket, answer: parse(await request(socket, AbortSignal.any([signal, AbortSignal.timeout(ANSWER_WITHIN_MS)]))) }
-  } catch (error) {
-    const code = error instanceof Error && 'code' in error ? error.code : undefined
-    if (code === 'ENOENT') return undefined
-    if (code !== 'ECONNREFUSED') return { pid, socket, answer: undefined }
-    // Not ours to remove, or removed by now: then it is somebody else's to care.
-    await unlink(socket).catch(() => undefined)
-    return undefined
-  }
-}
-
-async function request(socketPath: string, signal: AbortSignal): Promise<string> {
-  const { promise, resolve, reject } = Promise.withResolvers<string>()
-  get({ socketPath, path: '/stats', signal, agent: false }, response => {
-    if (response.statusCode === 200) text(response).then(resolve, reject)
-    else reject(new Error(`answered with ${response.statusCode}`))
-  }).on('error', reject)
-  return await promise
-}
-
-/** Another version of thaw may say something else: then it is as if it said nothing. */
-function parse(body: string): Answer | undefined {
-  const answer: Answer & { readonly schema: number } = JSON.parse(body)
-  return answer.schema === 1 ? answer : undefined
-}
-
-function documentOf({ pid, socket, answer }: Found): object {
+function documentOf({ pid, socket, answer }: FoundSocket): object {
   if (answer === undefined) return { pid, socket, answered: false }
-  const { command, startedAt, store, figures } = answer
+  const { command, startedAt, store, figures, restores } = answer
   const tiers = TIERS.map(tier => [tier, withQuantiles(figures[tier])])
-  return { pid, socket, answered: true, command, startedAt, store, figures: Object.fromEntries(tiers) }
+  return { pid, socket, answered: true, command, startedAt, store, figures: Object.fromEntries(tiers), restores }
 }
 
 /** What has a latency, with the quantiles people ask for; null of nothing. */
@@ -98,13 +37,29 @@ function withQuantiles<T extends TierFigures>(figures: T | undefined): object | 
   return { ...figures, latency: { ...latency, p50Ms: quantile(0.5), p99Ms: quantile(0.99) } }
 }
 
-function linesOf({ pid, answer }: Found, index: number): string[] {
+function linesOf({ pid, answer }: FoundSocket, index: number): string[] {
   const gap = index === 0 ? [] : ['']
   if (answer === undefined) return [...gap, `process ${pid} does not answer`]
-  const { command, startedAt, store, figures } = answer
+  const { command, startedAt, store, figures, restores } = answer
   const rows = TIERS.flatMap(tier => (figures[tier] ? [rowOf(tier, figures[tier])] : []))
   const started = formatAge(new Date(startedAt))
-  return [...gap, oneLine(`process ${pid}: thaw ${command}, started ${started}, ${store}`), ...formatTable(COLUMNS, rows)]
+  const title = oneLine(`process ${pid}: thaw ${command}, started ${started}, ${store}`)
+  return [...gap, title, ...formatTable(COLUMNS, rows), ...restores.flatMap(restoreLines)]
+}
+
+const IMAGE_COLUMNS: readonly Column[] = [
+  { title: 'IMAGE' },
+  ...['HITS', 'MISSES', 'ZEROS', 'FAILURES', 'READ', 'WRITTEN', 'WAIT P50', 'WAIT P99'].map(title => ({ title, right: true })),
+]
+
+function restoreLines({ id, images }: RestoreFigures): string[] {
+  const rows = images.map(({ name, hits, misses, zeros, failures, readBytes, writtenBytes, waits }) => [
+    name,
+    ...[hits, misses, zeros, failures].map(count => formatCount(count)),
+    ...[readBytes, writtenBytes].map(bytes => formatBytes(bytes)),
+    ...[0.5, 0.99].map(q => formatQuantile(waits, q)),
+  ])
+  return [`restore ${id}`, ...formatTable(IMAGE_COLUMNS, rows)]
 }
 
 function rowOf(tier: (typeof TIERS)[number], { hits, misses, bytes, latency, errors, corrupt, healed }: TierFigures): string[] {

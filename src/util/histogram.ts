@@ -15,26 +15,37 @@ export interface Distribution {
   readonly buckets: readonly number[]
 }
 
+/** Behind the buckets. */
+const COUNT = BUCKETS_MS.length
+const SUM_MS = COUNT + 1
+const MAX_MS = COUNT + 2
+const NUMBERS = COUNT + 3
+
 export class Histogram {
-  readonly #buckets = new Float64Array(BUCKETS_MS.length)
-  #count = 0
-  #sumMs = 0
-  #maxMs = 0
+  /** Memory that one takes. */
+  static readonly sizeBytes: number = NUMBERS * Float64Array.BYTES_PER_ELEMENT
+  readonly #numbers: Float64Array
+
+  /** @param memory shared with other threads, that read what one of them records; default: the histogram's own */
+  constructor(memory: ArrayBufferLike = new ArrayBuffer(Histogram.sizeBytes), byteOffset = 0) {
+    this.#numbers = new Float64Array(memory, byteOffset, NUMBERS)
+  }
 
   get count(): number {
-    return this.#count
+    return this.#numbers[COUNT]!
   }
 
   record(ms: number): void {
     const bucket = ms <= 0.001 ? 0 : Math.min(Math.ceil(2 * Math.log2(ms * 1000)), BUCKETS_MS.length - 1)
-    this.#buckets[bucket]!++
-    this.#count++
-    this.#sumMs += ms
-    if (ms > this.#maxMs) this.#maxMs = ms
+    this.#numbers[bucket]!++
+    this.#numbers[COUNT]!++
+    this.#numbers[SUM_MS]! += ms
+    if (ms > this.#numbers[MAX_MS]!) this.#numbers[MAX_MS] = ms
   }
 
   read(): Distribution {
-    return { count: this.#count, sumMs: this.#sumMs, maxMs: this.#maxMs, buckets: [...this.#buckets] }
+    const numbers = this.#numbers
+    return { count: this.count, sumMs: numbers[SUM_MS]!, maxMs: numbers[MAX_MS]!, buckets: [...numbers.subarray(0, COUNT)] }
   }
 }
 

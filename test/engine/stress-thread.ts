@@ -53,9 +53,8 @@ function random(below: number): number {
 
 /** Whether a page of a pinned slot is that page of the chunk, by its first and its last word. */
 function fits(slot: number, chunk: number, page: number): boolean {
-  const { segment, offset } = arena.segmentOf(slot)
-  const at = (offset + page * PAGE_BYTES) / 4
-  const of = words[segment]!
+  const at = (arena.offsetOf(slot) + page * PAGE_BYTES) / 4
+  const of = words[arena.segmentOf(slot)]!
   return of[at] === chunk && of[at + 1] === page && of[at + PAGE_BYTES / 4 - 2] === chunk && of[at + PAGE_BYTES / 4 - 1] === page
 }
 

@@ -1,0 +1,108 @@
+/**
+ * A mount on its pager's thread: takes requests from /dev/fuse when there are some and hands them to the session, a bounded amount a turn.
+ *
+ * The descriptor is the main half's, which closes it when this has ended. When the kernel lets go of the mount, everything ends here, and main is told.
+ */
+import type { ErrorCode } from '../../errors.ts'
+import type { FrontEnd, FrontEndContext, Watched } from '../../pager.ts'
+import { NativeTransport, NOTHING, UNMOUNTED } from './device.ts'
+import { FuseSession } from './session.ts'
+import type { FuseEvent, FuseSpec } from './spec.ts'
+
+/** A turn ends after so many requests, so that other front ends of the pager have theirs: each answers at most 1 MiB, 0.2 ms. */
+const REQUESTS_A_TURN = 8
+/** Of an image: whoever reads a bad page again and again shall not keep main busy. */
+const UNREADABLE_TOLD_MAX = 64
+
+class FuseServer implements FrontEnd, Watched {
+  readonly #context: FrontEndContext
+  readonly #fd: number
+  readonly #transport: NativeTransport
+  readonly #session: FuseSession
+  readonly #told = new Map<string, number>()
+  #isOpened = false
+  #isPaused = false
+  #isOver = false
+
+  constructor(context: FrontEndContext, { fd, look, isWritable, readAheadBytes }: FuseSpec) {
+    this.#context = context
+    this.#fd = fd
+    this.#transport = new NativeTransport(context.native, fd)
+    this.#session = new FuseSession(this.#transport, {
+      images: context.images,
+      look,
+      isWritable,
+      readAheadBytes,
+      loop: context.loop,
+      onOpened: pid => this.#onOpened(pid),
+      onUnreadable: (image, page, code) => this.#onUnreadable(image, page, code),
+      onRoom: () => this.#resume(),
+    })
+    context.loop.watch(fd, this)
+  }
+
+  serve(): boolean {
+    let count = 0
+    while (count < REQUESTS_A_TURN && !this.#isOver && !this.#isPaused) {
+      const sizeBytes = this.#transport.receive(this.#session.request)
+      if (sizeBytes === NOTHING) break
+      count++
+      if (sizeBytes === UNMOUNTED) this.#end({ kind: 'unmounted' })
+      else this.#session.handle(sizeBytes)
+      if (this.#session.isFull) this.#pause()
+    }
+    return count > 0
+  }
+
+  onBroken(error: unknown): void {
+    this.#session.onBroken()
+    this.#end({ kind: 'broken', reason: error instanceof Error ? (error.stack ?? error.message) : String(error) })
+  }
+
+  close(): void {
+    if (this.#isOver) return
+    this.#isOver = true
+    this.#context.loop.unwatch(this.#fd)
+    this.#session.close()
+  }
+
+  #end(event: FuseEvent): void {
+    if (this.#isOver) return
+    this.close()
+    this.#context.emit(event)
+  }
+
+  /** That the mount is gone is heard nevertheless. */
+  #pause(): void {
+    this.#isPaused = true
+    this.#context.loop.rewatch(this.#fd, { readable: false, writable: false })
+  }
+
+  #resume(): void {
+    if (this.#isOver || !this.#isPaused) return
+    this.#isPaused = false
+    this.#context.loop.rewatch(this.#fd, { readable: true, writable: false })
+  }
+
+  #onOpened(pid: number): void {
+    if (this.#isOpened) return
+    this.#isOpened = true
+    this.#emit({ kind: 'opened', pid })
+  }
+
+  #onUnreadable(image: string, page: number, code: ErrorCode | undefined): void {
+    const told = this.#told.get(image) ?? 0
+    if (told >= UNREADABLE_TOLD_MAX) return
+    this.#told.set(image, told + 1)
+    this.#emit({ kind: 'unreadable', image, page, code })
+  }
+
+  #emit(event: FuseEvent): void {
+    this.#context.emit(event)
+  }
+}
+
+/** Serves a mount that is there: its INIT waits to be answered. */
+export function startFuse(context: FrontEndContext, spec: FuseSpec): FrontEnd {
+  return new FuseServer(context, spec)
+}

@@ -1,0 +1,40 @@
+/** What a mount's two halves tell each other: plain data. */
+import type { ErrorCode } from '../../errors.ts'
+import type { FrontEndEvent, FrontEndSpec } from '../../pager.ts'
+
+/** How the files look. */
+export interface FileLook {
+  readonly uid: number
+  readonly gid: number
+  /** Permission bits of an image that can be written to, and of one that cannot. */
+  readonly writableMode: number
+  readonly readOnlyMode: number
+  /** Of all files; what is written to gets later times. */
+  readonly timeMs: number
+}
+
+/** Posted to the pager. */
+export interface FuseSpec extends FrontEndSpec {
+  readonly kind: 'fuse'
+  /** /dev/fuse, non-blocking, mounted. Whoever opened it closes it. */
+  readonly fd: number
+  readonly look: FileLook
+  /** Whether images with an overlay can be written to through this mount. */
+  readonly isWritable: boolean
+  /** Most bytes that the kernel reads beyond what is asked for. */
+  readonly readAheadBytes: number
+}
+
+/** Posted by the pager. */
+export type FuseEvent = FrontEndEvent &
+  (
+    | /** An image was opened, the first since it was mounted. */ { readonly kind: 'opened'; readonly pid: number }
+    | /** Somebody got an error in place of bytes. Told of the first few of an image only. */ {
+        readonly kind: 'unreadable'
+        readonly image: string
+        readonly page: number
+        readonly code: ErrorCode | undefined
+      }
+    | /** The kernel has let go: nobody can read any more. */ { readonly kind: 'unmounted' }
+    | /** A bug: nothing is answered any more. */ { readonly kind: 'broken'; readonly reason: string }
+  )

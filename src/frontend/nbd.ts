@@ -1,0 +1,256 @@
+/**
+ * `serveNbd`: an image of a restore as a block device over the network block device protocol, on a Unix socket or over TCP.
+ *
+ * Connections are served on the restore's pager (nbd/server.ts), which this thread cannot hold up. TLS is not for a pager, and without koffi there is none: then they are served
+ * on this thread, as fast as it has time for them (nbd/stream-server.ts).
+ */
+import { closeSync } from 'node:fs'
+import { readFile } from 'node:fs/promises'
+import { type ErrorCode, fromErrno } from '../errors.ts'
+import type { FrontEndEvent } from '../pager.ts'
+import type { AttachOptions, Restore, RestoreEvent } from '../restore.ts'
+import { type Native, tryLoadNative } from '../util/native.ts'
+import { BACKLOG, listenAtAddress, type TcpAddress } from './nbd/listen.ts'
+import { STRING_BYTES_MAX } from './nbd/protocol.ts'
+import type { NbdEvent } from './nbd/server.ts'
+import type { TlsFiles } from './nbd/stream-connection.ts'
+import type { StreamListener } from './nbd/stream-server.ts'
+import { listenAt, removeSocketFile, type SocketFile } from './uffd/socket.ts'
+
+export interface NbdOptions {
+  /** Path of the Unix socket that is made. What a server that died has left there is replaced. Either this or `listen`. */
+  readonly socket?: string | undefined
+  /** Owner of the socket; default: who runs this process. Needs root. */
+  readonly uid?: number | undefined
+  readonly gid?: number | undefined
+  /** Permission bits of the socket; default 0600. */
+  readonly mode?: number | undefined
+  /** Where to listen for TCP; port 0 takes one that is free. Whoever can connect can read the image: without `tls`, listen where nobody else can. */
+  readonly listen?: { readonly host: string; readonly port: number } | undefined
+  /** PEM files. Every client has to begin TLS before it is told anything; with `caFile` it has to show a certificate signed by that, too. */
+  readonly tls?: NbdTlsOptions | undefined
+  /** Clients can write, into the restore's overlay; default: they cannot. */
+  readonly writable?: boolean | undefined
+  /** What clients call it; default: the image's name. The empty name means it, too. */
+  readonly exportName?: string | undefined
+  /** Clients at a time; one more is refused. Default 256. */
+  readonly connectionsMax?: number | undefined
+}
+
+export interface NbdTlsOptions {
+  readonly certFile: string
+  readonly keyFile: string
+  readonly caFile?: string | undefined
+}
+
+/** How it ended: `closed` by its caller or with its restore; `failed`: nothing is served any more. */
+export type NbdEnd = { readonly reason: 'closed' } | { readonly reason: 'failed'; readonly why: string }
+
+const CONNECTIONS_MAX_DEFAULT = 256
+const CONNECTIONS_MAX = 65_536
+
+/**
+ * Serves an image of a restore. Resolves when clients can connect.
+ * @throws NOT_FOUND if there is no such image, certificate or address; CONFLICT if the socket's path or the port is taken, or something else writes to the image; DENIED, NO_SPACE,
+ * UNAVAILABLE; CLOSED; TypeError and RangeError for options that cannot be
+ */
+export async function serveNbd(restore: Restore, image: string, options: NbdOptions): Promise<NbdServer> {
+  checkOptions(options)
+  restore.image(image)
+  const tls = options.tls && (await readTlsFiles(options.tls))
+  const native = await tryLoadNative()
+  const server = new NbdServer(restore, image, options)
+  if (native === undefined || tls !== undefined) await server.startHere(native, tls)
+  else await server.startOnPager(native)
+  return server
+}
+
+function checkOptions({ socket, listen, uid, gid, mode, exportName, connectionsMax }: NbdOptions): void {
+  if ((socket === undefined) === (listen === undefined)) throw new TypeError('name either a socket or an address to listen at')
+  if (socket !== undefined && (typeof socket !== 'string' || socket === '' || socket.includes('\0')))
+    throw new TypeError('socket is not a path')
+  const check = (name: string, value: number | undefined, min: number, max: number): void => {
+    if (value !== undefined && !(Number.isInteger(value) && value >= min && value <= max)) {
+      throw new RangeError(`${name} is ${value}: not a whole number from ${min} to ${max}`)
+    }
+  }
+  check('uid', uid, 0, 2 ** 32 - 2)
+  check('gid', gid, 0, 2 ** 32 - 2)
+  check('mode', mode, 0, 0o777)
+  check('port', listen?.port, 0, 65_535)
+  check('connectionsMax', connectionsMax, 1, CONNECTIONS_MAX)
+  check('length of exportName', exportName === undefined ? undefined : Buffer.byteLength(exportName), 0, STRING_BYTES_MAX)
+}
+
+async function readTlsFiles({ certFile, keyFile, caFile }: NbdTlsOptions): Promise<TlsFiles> {
+  const read = (file: string): Promise<Buffer> =>
+    readFile(file).catch((error: unknown) => {
+      throw fromErrno(error, 'cannot read', file)
+    })
+  const [cert, key, ca] = await Promise.all([read(certFile), read(keyFile), caFile && read(caFile)])
+  return { cert, key, ca: ca || undefined }
+}
+
+/** Made by `serveNbd`. */
+export class NbdServer implements AsyncDisposable {
+  /** Resolves when nothing is served any more; never rejects. */
+  readonly closed: Promise<NbdEnd>
+  readonly #restore: Restore
+  readonly #image: string
+  readonly #options: NbdOptions
+  readonly #ended = Promise.withResolvers<NbdEnd>()
+  readonly #undo: (() => void | Promise<void>)[] = []
+  #address: TcpAddress | undefined
+  #connections = 0
+  #finishing: Promise<void> | undefined
+
+  /** @internal */
+  constructor(restore: Restore, image: string, options: NbdOptions) {
+    this.#restore = restore
+    this.#image = image
+    this.#options = options
+    this.#address = options.listen
+    this.closed = this.#ended.promise
+  }
+
+  /** Where clients connect (https://github.com/NetworkBlockDevice/nbd/blob/master/doc/uri.md). */
+  get uri(): string {
+    const { socket, tls } = this.#options
+    const scheme = tls === undefined ? 'nbd' : 'nbds'
+    const name = encodeURIComponent(this.#exportName)
+    if (socket !== undefined) return `${scheme}+unix:///${name}?socket=${encodeURI(socket)}`
+    const { host, port } = this.#address!
+    return `${scheme}://${host.includes(':') ? `[${host}]` : host}:${port}/${name}`
+  }
+
+  /** Where it listens for TCP, with the port that was taken. */
+  get address(): { readonly host: string; readonly port: number } | undefined {
+    return this.#options.listen && this.#address
+  }
+
+  /** Clients that are served now. */
+  get connections(): number {
+    return this.#connections
+  }
+
+  get #exportName(): string {
+    return this.#options.exportName ?? this.#image
+  }
+
+  get #connectionsMax(): number {
+    return this.#options.connectionsMax ?? CONNECTIONS_MAX_DEFAULT
+  }
+
+  /** @internal */
+  async startOnPager(native: Native): Promise<void> {
+    await this.#startOrUndo(async () => {
+      const listenFd = await this.#listen(native)
+      this.#undo.push(() => closeSync(listenFd))
+      const isTcp = this.#options.listen !== undefined
+      const spec = { kind: 'nbd', image: this.#image, exportName: this.#exportName, listenFd, isTcp, connectionsMax: this.#connectionsMax }
+      const { detach, died } = await this.#restore.attach(spec, this.#attachOptions())
+      this.#undo.push(detach)
+      void died.then(error => this.#finish({ reason: 'failed', why: error.message }))
+    })
+  }
+
+  /** @internal */
+  async startHere(native: Native | undefined, tls: TlsFiles | undefined): Promise<void> {
+    await this.#startOrUndo(async () => {
+      const { images, detach } = await this.#restore.attachHere(this.#attachOptions())
+      this.#undo.push(detach)
+      // With it comes node:tls, which nobody else pays for.
+      const { StreamServer } = await import('./nbd/stream-server.ts')
+      const server = new StreamServer({
+        image: images.get(this.#image)!,
+        exportName: this.#exportName,
+        connectionsMax: this.#connectionsMax,
+        tls,
+        onEvent: event => this.#hear(event),
+      })
+      this.#undo.push(() => server.close())
+      const { socket, listen } = this.#options
+      const where: StreamListener = native === undefined ? { socket, ...listen } : { fd: await this.#listen(native) }
+      const { port } = await server.listen(where)
+      if (listen !== undefined && native === undefined) this.#address = { host: listen.host, port }
+    })
+  }
+
+  async #startOrUndo(start: () => Promise<void>): Promise<void> {
+    try {
+      await start()
+    } catch (error) {
+      await this.#letGo()
+      throw error
+    }
+  }
+
+  /** @returns a descriptor that listens */
+  async #listen(native: Native): Promise<number> {
+    const { socket, listen } = this.#options
+    if (socket === undefined) {
+      const { fd, address } = await listenAtAddress(native, listen!)
+      this.#address = { host: listen!.host, port: address.port }
+      return fd
+    }
+    const { fd, file }: { fd: number; file: SocketFile } = await listenAt(native, socket, this.#options)
+    this.#undo.push(() => removeSocketFile(file))
+    native.listen(fd, BACKLOG)
+    return fd
+  }
+
+  #attachOptions(): AttachOptions {
+    return {
+      kind: 'nbd',
+      path: this.#options.socket ?? this.uri,
+      image: this.#image,
+      writable: this.#options.writable === true ? [this.#image] : [],
+      onEvent: (event: FrontEndEvent) => this.#hear(event as NbdEvent),
+      close: () => this.close(),
+    }
+  }
+
+  #hear(event: NbdEvent): void {
+    if (event.kind === 'unreadable') this.#hearOfUnreadable(event.page, event.code)
+    else {
+      this.#connections = event.connections
+      if (event.kind === 'disconnected' && event.error !== undefined)
+        process.emitWarning(`an NBD connection ended by a bug: ${event.error}`)
+      this.#emit({ kind: event.kind })
+    }
+  }
+
+  #hearOfUnreadable(page: number, code: ErrorCode | undefined): void {
+    this.#emit({ kind: code === 'CORRUPT' ? 'corrupt' : 'unreadable', page, code })
+  }
+
+  #emit(event: NbdRestoreEvent): void {
+    this.#restore.emit({ frontEnd: 'nbd', path: this.#options.socket ?? this.uri, image: this.#image, ...event } as RestoreEvent)
+  }
+
+  /** Ends it: clients are cut off. Idempotent. */
+  close(): Promise<void> {
+    return this.#finish({ reason: 'closed' })
+  }
+
+  #finish(end: NbdEnd): Promise<void> {
+    this.#finishing ??= this.#letGo().then(() => {
+      this.#connections = 0
+      this.#emit({ kind: 'closed', reason: end.reason })
+      this.#ended.resolve(end)
+    })
+    return this.#finishing
+  }
+
+  /** The last thing that was made goes first. */
+  async #letGo(): Promise<void> {
+    for (const undo of this.#undo.splice(0).reverse()) await undo()
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+}
+
+type DistributiveOmit<T, K extends PropertyKey> = T extends unknown ? Omit<T, K> : never
+type NbdRestoreEvent = DistributiveOmit<RestoreEvent, 'frontEnd' | 'path' | 'image'>

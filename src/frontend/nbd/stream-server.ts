@@ -1,0 +1,126 @@
+/**
+ * NBD over streams of Node's, on a thread with an event loop: with TLS, and where there is no koffi. The sessions are those of the pager's server; only what carries them differs.
+ *
+ * TLS begins inside a session that began in the clear (STARTTLS); what a client sent before it counts for nothing, and bytes that it sent along with the request are not believed
+ * to be behind TLS: they end the connection.
+ */
+import { once } from 'node:events'
+import { chmodSync } from 'node:fs'
+import { type AddressInfo, createServer, type Server, type Socket } from 'node:net'
+import type { ServedImage } from '../../pager.ts'
+import { listenError } from './listen.ts'
+import { HANDSHAKE_MS, type NbdEvent, UNREADABLE_INTERVAL_MS } from './server.ts'
+import { StreamConnection, type TlsFiles } from './stream-connection.ts'
+import { ReplyBuffer } from './wire.ts'
+
+export interface StreamServerOptions {
+  readonly image: ServedImage
+  readonly exportName: string
+  readonly connectionsMax: number
+  readonly tls: TlsFiles | undefined
+  onEvent(event: NbdEvent): void
+}
+
+/** Where to listen: a descriptor that does, which becomes the server's; a path; or an address. */
+export interface StreamListener {
+  readonly fd?: number | undefined
+  readonly socket?: string | undefined
+  readonly host?: string | undefined
+  readonly port?: number | undefined
+}
+
+const OWNER_ONLY = 0o600
+
+export class StreamServer {
+  readonly #options: StreamServerOptions
+  readonly #server: Server
+  readonly #replies = new ReplyBuffer()
+  readonly #connections = new Set<StreamConnection>()
+  /** Those in their handshake, the oldest first. */
+  readonly #haggling = new Map<StreamConnection, NodeJS.Timeout>()
+  #unreadableAt = Number.NEGATIVE_INFINITY
+
+  constructor(options: StreamServerOptions) {
+    this.#options = options
+    this.#server = createServer({ noDelay: true, keepAlive: true }, socket => this.#admit(socket))
+  }
+
+  /** @returns the port, for an address. @throws CONFLICT, NOT_FOUND, DENIED, UNAVAILABLE */
+  async listen({ fd, socket, host, port }: StreamListener): Promise<{ readonly port: number }> {
+    try {
+      this.#server.listen(fd === undefined ? { path: socket, host, port } : { fd })
+      await once(this.#server, 'listening')
+    } catch (error) {
+      throw listenError(error, socket ?? `${host}:${port}`)
+    }
+    // Before this turn of the event loop ends nobody is accepted.
+    if (socket !== undefined) chmodSync(socket, OWNER_ONLY)
+    const address = this.#server.address() as AddressInfo | string | null
+    return { port: typeof address === 'object' ? (address?.port ?? 0) : 0 }
+  }
+
+  /** Cuts all clients off. */
+  async close(): Promise<void> {
+    for (const connection of this.#connections) connection.close()
+    if (!this.#server.listening) return
+    this.#server.close()
+    await once(this.#server, 'close')
+  }
+
+  #admit(socket: Socket): void {
+    const { connectionsMax } = this.#options
+    const [oldest] = this.#haggling.keys()
+    if (this.#connections.size >= connectionsMax) oldest?.close()
+    if (this.#connections.size >= connectionsMax) socket.destroy()
+    else this.#open(socket)
+  }
+
+  #open(socket: Socket): void {
+    const { image, exportName, tls } = this.#options
+    const connection: StreamConnection = new StreamConnection({
+      image,
+      terms: { name: Buffer.from(exportName), sizeBytes: image.sizeBytes, isWritable: image.isWritable },
+      replies: this.#replies,
+      socket,
+      tls,
+      onAgreed: () => this.#onAgreed(connection),
+      onUnreadable: (page, code) => this.#onUnreadable({ kind: 'unreadable', page, code }),
+      onClosed: error => this.#onClosed(connection, error),
+    })
+    this.#connections.add(connection)
+    this.#haggling.set(
+      connection,
+      setTimeout(() => connection.close(), HANDSHAKE_MS),
+    )
+    connection.open()
+  }
+
+  get #agreedCount(): number {
+    return this.#connections.size - this.#haggling.size
+  }
+
+  #endHandshake(connection: StreamConnection): boolean {
+    clearTimeout(this.#haggling.get(connection))
+    return this.#haggling.delete(connection)
+  }
+
+  #onAgreed(connection: StreamConnection): void {
+    this.#endHandshake(connection)
+    this.#options.onEvent({ kind: 'connected', connections: this.#agreedCount })
+  }
+
+  #onUnreadable(event: NbdEvent): void {
+    const now = performance.now()
+    if (now < this.#unreadableAt + UNREADABLE_INTERVAL_MS) return
+    this.#unreadableAt = now
+    this.#options.onEvent(event)
+  }
+
+  #onClosed(connection: StreamConnection, error: unknown): void {
+    this.#connections.delete(connection)
+    const wasAgreed = !this.#endHandshake(connection)
+    if (!this.#server.listening || (!wasAgreed && error === undefined)) return
+    const why = error === undefined ? {} : { error: String(error) }
+    this.#options.onEvent({ kind: 'disconnected', connections: this.#agreedCount, ...why })
+  }
+}

@@ -1,0 +1,348 @@
+/**
+ * A restore: one life of one snapshot in one VM. It has an id, the front ends by which the VMM reads the images, an overlay with what the guest writes, and figures.
+ *
+ * Its front ends are served by one pager (pager.ts). Closing it ends them, and removes the overlay unless it is kept.
+ */
+import { randomBytes, randomUUID } from 'node:crypto'
+import { type CommitOptions, commitSources } from './commit.ts'
+import type { Engine, HeldSnapshot } from './engine.ts'
+import { type ErrorCode, ThawError } from './errors.ts'
+import type { ImageKind } from './manifest.ts'
+import type { SharedOverlay } from './overlay/image-overlay.ts'
+import { Overlay, type OverlayFigures, type OverlayOptions } from './overlay.ts'
+import { allocateFigures, readFigures, type ServedFigures } from './pager/figures.ts'
+import { mainImages } from './pager/main-images.ts'
+import type { PagerHandle, Pagers } from './pager/threads.ts'
+import { type FrontEndEvent, type FrontEndSpec, PAGE_DEADLINE_MS, type PagedImage, type ServedImage } from './pager.ts'
+import type { PushOptions, PushSpec } from './push.ts'
+import type { SharedImage } from './reader.ts'
+import type { PushResult } from './snapshot-store/contract.ts'
+
+/** The snapshot, as a restore needs it. */
+export interface RestoredSnapshot {
+  readonly id: string
+  readonly createdAt: Date
+  readonly images: readonly RestoredImage[]
+}
+
+export interface RestoredImage {
+  readonly name: string
+  readonly kind: ImageKind
+  readonly sizeBytes: number
+  /** @internal */
+  share(): SharedImage
+}
+
+/** What a restore reads by. */
+export interface RestoreSource {
+  readonly pagers: Pagers
+  readonly engine: Engine
+  readonly held: HeldSnapshot
+  /** Publishes a child of the snapshot. */
+  readonly push: (spec: ChildSpec, options: PushOptions) => Promise<PushResult>
+  readonly onClose: (restore: Restore) => void
+}
+
+/** A child of the restore's snapshot; what it does not say is the snapshot's. */
+export interface ChildSpec extends Pick<PushSpec, 'images' | 'labels'>, Pick<CommitOptions, 'layer' | 'tenant' | 'tag'> {}
+
+export type FrontEndKind = 'fuse' | 'nbd' | 'uffd'
+
+/** What happens in a restore. `path` is the socket or the mount; `image` is undefined for a mount, which has them all. */
+export type RestoreEvent = { readonly frontEnd: FrontEndKind; readonly path: string; readonly image?: string | undefined } & (
+  | /** A VMM is there: its handshake is done, or it opened a file of the mount. */ {
+      readonly kind: 'connected'
+      readonly pid?: number | undefined
+    }
+  | /** A client was turned away. */ { readonly kind: 'refused'; readonly pid?: number | undefined; readonly reason: string }
+  | /** A client has gone. */ { readonly kind: 'disconnected'; readonly pid?: number | undefined }
+  | /** Bytes could not be had; whoever read them got an error. `corrupt`: the store's copy is not what was stored. */ {
+      readonly kind: 'corrupt' | 'unreadable'
+      readonly page: number
+      readonly code: ErrorCode | undefined
+    }
+  | /** The VMM was killed: better than a wrong page. */ { readonly kind: 'killed'; readonly pid: number; readonly reason: string }
+  | /** The front end has ended. */ { readonly kind: 'closed'; readonly reason: string }
+)
+
+export interface RestoreOptions {
+  /** Default: a fresh one. Letters, digits, `-` and `_`, at most 64. */
+  readonly id?: string | undefined
+  readonly overlay?: OverlaySettings | undefined
+  /** How long a page may be waited for before it is an error; default 60 s. */
+  readonly pageDeadlineMs?: number | undefined
+  /** Called for every event; must not throw. */
+  readonly onEvent?: ((event: RestoreEvent) => void) | undefined
+}
+
+export interface OverlaySettings {
+  /** Folder for private writes; default: `thaw-overlays` of /var/tmp. */
+  readonly dir?: string | undefined
+  /** Most bytes of pages that may be written; default: what all images hold. */
+  readonly sizeMax?: number | undefined
+  /** Leave the overlay's files when the restore ends. */
+  readonly keep?: boolean | undefined
+}
+
+/** What a front end's main half asks for. */
+export interface AttachOptions {
+  readonly kind: FrontEndKind
+  /** The socket or the mount. */
+  readonly path: string
+  /** The image, of a front end that has one. */
+  readonly image?: string | undefined
+  /** Images that can be written to through it: at most one front end each. */
+  readonly writable?: readonly string[] | undefined
+  /** Images of which pages that the guest gives back are remembered. */
+  readonly states?: readonly string[] | undefined
+  /** Has what the guest wrote arrive in the overlay. */
+  flush?(): Promise<void>
+  /** Closed if the pager dies: whoever waits at them must not wait for ever. */
+  readonly descriptors?: readonly number[] | undefined
+  onEvent(event: FrontEndEvent): void
+  /** Ends the front end, by closing what was returned by `attach` too: called when the restore is closed. */
+  close(): Promise<void>
+}
+
+export interface AttachedFrontEnd {
+  /** Lets go of it: afterwards its descriptors may be closed. Idempotent, does not reject. */
+  detach(): Promise<void>
+  /** Settles with the reason if the pager died, and so the front end with it; its descriptors are closed then. */
+  readonly died: Promise<Error>
+}
+
+/** A front end that is served on this thread. */
+export interface AttachedHere {
+  readonly images: ReadonlyMap<string, ServedImage>
+  detach(): Promise<void>
+}
+
+export interface RestoreFigures {
+  readonly id: string
+  readonly snapshot: string
+  /** RFC 3339. */
+  readonly startedAt: string
+  readonly frontEnds: readonly { readonly kind: FrontEndKind; readonly path: string; readonly image: string | undefined }[]
+  readonly images: readonly ({ readonly name: string } & ServedFigures)[]
+  /** Undefined: nothing can be written. */
+  readonly overlay: OverlayFigures | undefined
+}
+
+const ID = /^[A-Za-z0-9_-]{1,64}$/
+const RANDOM_BYTES = 64
+const OVERLAY_DIR = '/var/tmp/thaw-overlays'
+
+interface ServedImageState {
+  readonly image: RestoredImage
+  readonly figures: SharedArrayBuffer
+  overlay: SharedOverlay | undefined
+  /** A VMM has its own copy of the memory, and writes to that. */
+  isPrivate: boolean
+  /** The front end that writes to it. */
+  writer: AttachOptions | undefined
+}
+
+/** The restore, as its pager knows it. */
+interface Paged {
+  readonly pager: PagerHandle
+  readonly number: number
+}
+
+/** Made by `Snapshot.restore`. */
+export class Restore implements AsyncDisposable {
+  readonly id: string
+  readonly snapshot: RestoredSnapshot
+  /** 64 fresh random bytes, to be handed to the guest (docs/RESUME.md). */
+  readonly random: Uint8Array = randomBytes(RANDOM_BYTES)
+  readonly startedAt: Date = new Date()
+  readonly #overlayOptions: OverlayOptions
+  readonly #source: RestoreSource
+  readonly #onEvent: RestoreOptions['onEvent']
+  readonly #deadlineMs: number
+  readonly #images: ReadonlyMap<string, ServedImageState>
+  readonly #frontEnds = new Set<AttachOptions>()
+  #paged: Promise<Paged> | undefined
+  /** Made when a front end first needs one. */
+  #opening: Promise<Overlay> | undefined
+  #overlay: Overlay | undefined
+  #closed: Promise<void> | undefined
+
+  /** @internal @throws RangeError for options that cannot be */
+  constructor(snapshot: RestoredSnapshot, source: RestoreSource, options: RestoreOptions) {
+    const { id = randomUUID(), overlay: { dir = OVERLAY_DIR, sizeMax, keep } = {}, pageDeadlineMs = PAGE_DEADLINE_MS } = options
+    if (!ID.test(id)) throw new RangeError(`a restore's id has 1 to 64 letters, digits, - and _: ${JSON.stringify(id)} has not`)
+    if (!(pageDeadlineMs > 0)) throw new RangeError(`pageDeadlineMs ${pageDeadlineMs} is not a time to wait`)
+    this.id = id
+    this.snapshot = snapshot
+    this.#source = source
+    this.#onEvent = options.onEvent
+    this.#deadlineMs = pageDeadlineMs
+    const images = snapshot.images.map(({ name, sizeBytes }) => ({ name, sizeBytes }))
+    this.#overlayOptions = { dir, name: id, images, sizeMax, keep }
+    const states = snapshot.images.map(image => ({
+      image,
+      figures: allocateFigures(),
+      overlay: undefined,
+      isPrivate: false,
+      writer: undefined,
+    }))
+    this.#images = new Map(states.map(state => [state.image.name, state]))
+  }
+
+  /** @throws NOT_FOUND, with the names there are */
+  image(name: string): RestoredImage {
+    return this.#image(name).image
+  }
+
+  #image(name: string): ServedImageState {
+    const image = this.#images.get(name)
+    if (image !== undefined) return image
+    const names = [...this.#images.keys()].join(', ')
+    throw new ThawError('NOT_FOUND', `snapshot ${this.snapshot.id} has no image ${JSON.stringify(name)}: it has ${names}`, { object: name })
+  }
+
+  /**
+   * @internal For front ends: has a pager serve `spec`.
+   * @throws CONFLICT if another front end writes to the same image; UNSUPPORTED without koffi; what the front end's start throws
+   */
+  async attach(spec: FrontEndSpec, options: AttachOptions): Promise<AttachedFrontEnd> {
+    const { descriptors = [] } = options
+    const died = Promise.withResolvers<Error>()
+    const detach = await this.#join(options, async () => {
+      const { pager, number } = await this.#page()
+      const frontEnd = pager.number()
+      const hooks = { onEvent: (event: FrontEndEvent) => options.onEvent(event), onPagerDied: died.resolve, descriptors }
+      await pager.startFrontEnd(number, frontEnd, spec, hooks)
+      return () => pager.endFrontEnd(frontEnd)
+    })
+    return { detach, died: died.promise }
+  }
+
+  /** @internal For front ends that are served on this thread. @throws CONFLICT as `attach` */
+  async attachHere(options: AttachOptions): Promise<AttachedHere> {
+    const { engine, held } = this.#source
+    let images: ReadonlyMap<string, ServedImage> = new Map()
+    const detach = await this.#join(options, async () => {
+      images = mainImages(engine, held, [...this.#images.values()].map(pagedImage), this.#deadlineMs)
+      return async () => undefined
+    })
+    return { images, detach }
+  }
+
+  /** Makes a front end one of this restore's; `begin` starts it, and returns what ends it. */
+  async #join(options: AttachOptions, begin: () => Promise<() => Promise<void>>): Promise<() => Promise<void>> {
+    this.#checkOpen()
+    const { writable = [], states = [] } = options
+    for (const name of writable) this.#claim(name, options)
+    this.#frontEnds.add(options)
+    try {
+      for (const name of writable) await this.#giveOverlay(name, true)
+      for (const name of states) await this.#giveOverlay(name, false)
+      for (const name of states) this.#image(name).isPrivate = true
+      const end = await begin()
+      let detached: Promise<void> | undefined
+      return () => {
+        detached ??= end().then(() => this.#leave(options))
+        return detached
+      }
+    } catch (error) {
+      this.#leave(options)
+      throw error
+    }
+  }
+
+  #leave(options: AttachOptions): void {
+    this.#frontEnds.delete(options)
+    for (const image of this.#images.values()) if (image.writer === options) image.writer = undefined
+  }
+
+  #page(): Promise<Paged> {
+    this.#paged ??= this.#pickPager()
+    return this.#paged
+  }
+
+  async #pickPager(): Promise<Paged> {
+    const pager = await this.#source.pagers.pick()
+    const number = pager.number()
+    pager.openRestore(number, this.#deadlineMs, [...this.#images.values()].map(pagedImage))
+    return { pager, number }
+  }
+
+  #claim(name: string, writer: AttachOptions): void {
+    const image = this.#image(name)
+    if (image.writer !== undefined) {
+      throw new ThawError('CONFLICT', `image ${name} is written to through ${image.writer.path} already`, { object: name })
+    }
+    image.writer = writer
+  }
+
+  async #giveOverlay(name: string, written: boolean): Promise<void> {
+    const image = this.#image(name)
+    if (image.overlay !== undefined && (!written || image.overlay.fd >= 0)) return
+    this.#opening ??= Overlay.create(this.#overlayOptions)
+    this.#overlay = await this.#opening
+    image.overlay = await this.#overlay.image(name, { written })
+    const { pager, number } = (await this.#paged) ?? {}
+    pager?.setImage(number!, pagedImage(image))
+  }
+
+  /** @internal For front ends. */
+  emit(event: RestoreEvent): void {
+    this.#onEvent?.(event)
+  }
+
+  figures(): RestoreFigures {
+    return {
+      id: this.id,
+      snapshot: this.snapshot.id,
+      startedAt: this.startedAt.toISOString(),
+      frontEnds: [...this.#frontEnds].map(({ kind, path, image }) => ({ kind, path, image })),
+      images: [...this.#images.values()].map(({ image, figures }) => ({ name: image.name, ...readFigures(figures) })),
+      overlay: this.#overlay?.figures(),
+    }
+  }
+
+  /**
+   * Publishes what the guest made of the snapshot as a child of it; durable when this resolves. The guest has to be stopped meanwhile, and goes on after it.
+   * @throws RangeError for an image that does not exist, or that was served by userfaultfd and has no diff file; CONFLICT if the guest wrote meanwhile, or the tag was changed by
+   * someone else; UNSUPPORTED for a diff file whose holes cannot be told; WRONG_KEY, DENIED, NO_SPACE, UNAVAILABLE, TIMEOUT
+   */
+  async commit(options: CommitOptions = {}): Promise<PushResult> {
+    this.#checkOpen()
+    for (const frontEnd of this.#frontEnds) await frontEnd.flush?.()
+    const { diffs, images: whole, layer, tenant, tag, labels, ...pushOptions } = options
+    const images = [...this.#images.values()].map(({ image: { name }, isPrivate }) => ({
+      name,
+      isPrivate,
+      changes: this.#overlay?.changes(name),
+    }))
+    await using sources = await commitSources(images, { diffs, images: whole })
+    return await this.#source.push({ layer, tenant, tag, labels, images: sources.images }, pushOptions)
+  }
+
+  #checkOpen(): void {
+    if (this.#closed !== undefined) throw new ThawError('CLOSED', `restore ${this.id} is closed`, { object: this.id })
+  }
+
+  /** Ends the front ends, then the overlay. A VMM whose memory is served does not survive it. Idempotent. */
+  close(): Promise<void> {
+    this.#closed ??= this.#close()
+    return this.#closed
+  }
+
+  async #close(): Promise<void> {
+    await Promise.all([...this.#frontEnds].map(frontEnd => frontEnd.close()))
+    const paged = await this.#paged?.catch(() => undefined)
+    await paged?.pager.endRestore(paged.number)
+    await this.#overlay?.close()
+    this.#source.onClose(this)
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+}
+
+function pagedImage({ image, overlay, figures }: ServedImageState): PagedImage {
+  return { name: image.name, kind: image.kind, image: image.share(), overlay, figures }
+}

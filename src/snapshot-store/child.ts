@@ -1,0 +1,8 @@
+/** What a commit pushes: a child of the restore's snapshot, which is like it in all that is not said. */
+import type { StoredSnapshot } from '../find.ts'
+import type { ChildSpec } from '../restore.ts'
+import type { StorePushSpec } from './contract.ts'
+
+export function childSpec({ id, manifest }: StoredSnapshot, { layer, tenant, ...spec }: ChildSpec): StorePushSpec {
+  return { ...spec, layer: layer ?? manifest.layer, tenant: tenant ?? manifest.tenant, parent: id, inherit: true }
+}
