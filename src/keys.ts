@@ -40,12 +40,17 @@ export interface Signature {
 /** Whether a keyring belongs to a store; `unknown` where it has no secret to compare (a worker's). */
 export type Kinship = 'same' | 'other' | 'unknown'
 
+export interface SealerOptions {
+  /** Where there is no secret, give a random one that nobody else has: what is sealed under it is shared with nobody, and can be read like all else. */
+  readonly orOwnSecret?: boolean | undefined
+}
+
 export interface Keyring {
   /** Names the keyring in messages, e.g. its path. */
   readonly name: string
 
   /** The sealer of a layer; `tenant` undefined is the platform. WRONG_KEY: no such secret here (the message says whether the tenant is unknown or this is a worker's keyring). os and runtime ignore the tenant. */
-  sealer(layer: Layer, tenant: string | undefined): Promise<Sealer>
+  sealer(layer: Layer, tenant: string | undefined, options?: SealerOptions): Promise<Sealer>
 
   /** Wraps a 32-byte data key for a tenant, or for the platform. WRONG_KEY if there is no key for it. */
   wrap(dataKey: Uint8Array, snapshotId: Uint8Array, tenant: string | undefined): Promise<WrappedKey>

@@ -56,6 +56,8 @@ export interface PushSpec {
   /** Whose snapshot it is; undefined: the platform's. */
   readonly tenant?: string | undefined
   readonly labels?: Readonly<Record<string, string>> | undefined
+  /** Where the keyring has no secret of the layer (a worker's), seal under a random one, which shares nothing; default: that is WRONG_KEY. */
+  readonly orOwnSecret?: boolean | undefined
   /** Take over the parent's images that are not named in `images`. */
   readonly inherit?: boolean | undefined
   readonly images: Readonly<Record<string, ImageSource>>
@@ -168,8 +170,8 @@ class Push {
 
   async run(): Promise<PushedSnapshot> {
     const { objects, engine, keyring, root } = this.#target
-    const { layer, tenant } = this.#spec
-    const sealer = await keyring.sealer(layer, tenant)
+    const { layer, tenant, orOwnSecret } = this.#spec
+    const sealer = await keyring.sealer(layer, tenant, { orOwnSecret })
     await using sources = await this.#openSources()
     await using pool = new SealPool({
       slots: RANGES_AHEAD + SPARE_SLOTS + objects.concurrency + (this.#parent === undefined ? 0 : OPENED_CHUNKS_MAX),

@@ -9,16 +9,17 @@
  *
  * The file is read once, when it is opened, and again by each update. What another process adds meanwhile is not seen: open it again.
  */
+import { randomBytes } from 'node:crypto'
 import { constants } from 'node:fs'
 import { open, realpath } from 'node:fs/promises'
 import { fromErrno, isThawError, ThawError } from '../errors.ts'
-import type { Keyring, Kinship, Layer, Sealer, Signature, WrappedKey } from '../keys.ts'
+import type { Keyring, Kinship, Layer, Sealer, SealerOptions, Signature, WrappedKey } from '../keys.ts'
 import { checkTenantName } from '../names.ts'
 import { createFileAtomic, replaceFileAtomic } from '../util/atomic-file.ts'
 import { withLockFile } from '../util/lock-file.ts'
 import { checkValuesOf, kinshipOf } from './check.ts'
 import { type DomainOptions, newKeyring, newTenant } from './create.ts'
-import { type Domain, formatKeyring, type KeyringDocument, parseKeyring, type Role } from './document.ts'
+import { type Domain, formatKeyring, type KeyringDocument, parseKeyring, type Role, SECRET_BYTES } from './document.ts'
 import { type ExportOptions, exportedDocument, unknownTenant } from './export.ts'
 import { type KeyListing, listKeys } from './list.ts'
 import { signMessage, verifyMessage } from './signing.ts'
@@ -60,10 +61,11 @@ export class FileKeyring implements Keyring {
     return this.#document.role
   }
 
-  async sealer(layer: Layer, tenant: string | undefined): Promise<Sealer> {
+  async sealer(layer: Layer, tenant: string | undefined, { orOwnSecret }: SealerOptions = {}): Promise<Sealer> {
     const shared = layer !== 'function' || tenant === undefined
     const { domain, compress, pad, secrets } = shared ? this.#document.layers[layer] : this.#tenant(tenant)
     const newest = secrets.at(-1)
+    if (newest === undefined && orOwnSecret) return { layer, domain, secret: randomBytes(SECRET_BYTES), compress, pad }
     if (newest === undefined) throw this.#lacks(shared ? `a secret of the ${layer} layer` : `the secret of tenant ${tenant}`, 'seal')
     return { layer, domain, secret: newest.secret.slice(), compress, pad }
   }
@@ -72,8 +74,7 @@ export class FileKeyring implements Keyring {
     const keys = tenant === undefined ? this.#document.platformKeys : this.#tenant(tenant).keys
     const newest = keys.at(-1)
     const owner = tenant === undefined ? 'the platform' : `tenant ${tenant}`
-    // A worker's key could wrap, being symmetric; what it would wrap is a manifest of its own, and workers do not publish.
-    if (newest === undefined || this.role === 'worker') throw this.#lacks(`a key of ${owner}`, 'wrap')
+    if (newest === undefined) throw this.#lacks(`a key of ${owner}`, 'wrap')
     return wrapDataKey(dataKey, snapshotId, newest)
   }
 

@@ -4,5 +4,5 @@ import type { ChildSpec } from '../restore.ts'
 import type { StorePushSpec } from './contract.ts'
 
 export function childSpec({ id, manifest }: StoredSnapshot, { layer, tenant, ...spec }: ChildSpec): StorePushSpec {
-  return { ...spec, layer: layer ?? manifest.layer, tenant: tenant ?? manifest.tenant, parent: id, inherit: true }
+  return { ...spec, layer: layer ?? manifest.layer, tenant: tenant ?? manifest.tenant, parent: id, inherit: true, orOwnSecret: true }
 }

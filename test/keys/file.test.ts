@@ -245,13 +245,22 @@ describe('an exported keyring', () => {
     expect(await worker.kinship(STORE, await publisher.checkValues(STORE))).toBe('unknown')
     expect(await worker.tenants()).toEqual(['acme'])
 
+    // What a worker commits it seals and wraps itself, and nobody shares it.
+    const seals = { ...(await publisher.sealer('function', 'acme')), secret: expect.any(Uint8Array) }
+    const sealers = [
+      await worker.sealer('function', 'acme', { orOwnSecret: true }),
+      await worker.sealer('function', 'acme', { orOwnSecret: true }),
+    ]
+    expect(sealers).toEqual([seals, seals])
+    expect(Buffer.compare(sealers[0]!.secret, sealers[1]!.secret)).not.toBe(0)
+    expect(await publisher.unwrap([await worker.wrap(dataKey, snapshot, 'acme')], snapshot)).toEqual(dataKey)
+
     const refused = [
       worker.sealer('os', undefined),
       worker.sealer('function', undefined),
       worker.sealer('function', 'acme'),
       worker.sealer('function', 'nobody'),
-      worker.wrap(dataKey, snapshot, 'acme'),
-      worker.wrap(dataKey, snapshot, undefined),
+      worker.sealer('function', 'nobody', { orOwnSecret: true }),
       worker.sign(message),
       worker.checkValues(STORE),
       worker.createTenant('other'),
