@@ -61,6 +61,7 @@ function table(titles: readonly string[], rows: readonly (readonly string[])[]):
 }
 
 function formatSeconds(seconds: number): string {
+  if (seconds < 0.001) return `${(seconds * 1e6).toFixed(1)} µs`
   return seconds < 0.1 ? `${(seconds * 1000).toFixed(1)} ms` : `${seconds.toFixed(2)} s`
 }
 
