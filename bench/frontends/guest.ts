@@ -27,7 +27,8 @@ export async function guest(bench: Bench): Promise<Section[]> {
   }
   const contestants = [localFile(bench, capture), { name: 'warm caches', run: () => resumed(bench, capture, warm) }, cold]
   const timings = await inTurns(contestants, bench.runs)
-  const boot = await inTurns([{ name: 'boot', run: () => booted(bench) }], 1)
+  // 20 s, and nothing of thaw's in it.
+  const boot = bench.smoke ? [] : await inTurns([{ name: 'boot', run: () => booted(bench) }], 1)
   return [
     {
       name: 'guest',

@@ -88,7 +88,7 @@ export class LiveImage implements ServedImage, ParkingImage {
   readonly reader: ImageReader
   readonly counters: ImageCounters
   /** Requests that wait. */
-  readonly parked = new Set<ParkedRead | ParkedWrite>()
+  readonly parked: Set<ParkedRead | ParkedWrite> = new Set()
   readonly #around: ImageSurroundings
   readonly #image: PagedImage['image']
   #overlay: ImageOverlay | undefined

@@ -52,6 +52,15 @@ function measured({ sections }: Report): Record<string, number> {
 }
 
 describe('bench', () => {
+  it.each([
+    ['nbd', { 'nbd-1': 2, 'nbd-16': 1, 'nbd-copy': 1 }],
+    ['fuse', { 'fuse-faults': 2, 'fuse-sequential': 1 }],
+    ['uffd', { uffd: 2, 'uffd-paused': 2, 'uffd-pushing': 1 }],
+    ['guest', { guest: 2 }],
+  ])('frontends measures %s', async (section, goals) => {
+    expect(measured(await smoke('frontends', '--only', section))).toEqual(goals)
+  })
+
   it('manifest measures its size and how fast it opens', async () => {
     const report = await smoke('manifest')
     expect(measured(report)).toEqual({ manifest: 4 })
