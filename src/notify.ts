@@ -1,5 +1,5 @@
 /**
- * Tells the service manager how a process fares, where it asked for that: `sd_notify(3)`, one datagram on the socket that NOTIFY_SOCKET names. Node has no datagrams on Unix
+ * Tells the supervisor of a process, such as systemd, how a process fares, where it asked for that: `sd_notify(3)`, one datagram on the socket that NOTIFY_SOCKET names. Node has no datagrams on Unix
  * sockets, so it needs koffi; without, and where nobody asked, nothing happens.
  */
 import { tryLoadNative } from './util/native.ts'
@@ -11,7 +11,7 @@ const MSG_NOSIGNAL_DONTWAIT = 0x4000 | 0x40
 const PATH_BYTES_MAX = 107
 
 /** @param state lines such as `READY=1` */
-export async function notifyServiceManager(state: string): Promise<void> {
+export async function notifySupervisor(state: string): Promise<void> {
   const path = process.env.NOTIFY_SOCKET
   if (path === undefined || !/^[@/]/.test(path) || Buffer.byteLength(path) > PATH_BYTES_MAX) return
   const native = await tryLoadNative()

@@ -17,6 +17,7 @@ import { type FrontEndEvent, type FrontEndSpec, PAGE_DEADLINE_MS, type PagedImag
 import type { PushOptions, PushSpec } from './push.ts'
 import type { SharedImage } from './reader.ts'
 import type { PushResult } from './snapshot-store/contract.ts'
+import { makeOwnFolder } from './util/own-folder.ts'
 
 /** The snapshot, as a restore needs it. */
 export interface RestoredSnapshot {
@@ -66,7 +67,7 @@ export type RestoreEvent = { readonly frontEnd: FrontEndKind; readonly path: str
 )
 
 export interface RestoreOptions {
-  /** Default: a fresh one. Letters, digits, `-` and `_`, at most 64. */
+  /** Default: a fresh one. Letters, digits, `-` and `_`, at most 64, the first a letter or a digit. */
   readonly id?: string | undefined
   readonly overlay?: OverlaySettings | undefined
   /** How long a page may be waited for before it is an error; default 60 s. */
@@ -76,7 +77,7 @@ export interface RestoreOptions {
 }
 
 export interface OverlaySettings {
-  /** Folder for private writes; default: `thaw-overlays` of /var/tmp. */
+  /** Folder for private writes; default: one of this user's in /var/tmp. */
   readonly dir?: string | undefined
   /** Most bytes of pages that may be written; default: what all images hold. */
   readonly sizeMax?: number | undefined
@@ -128,9 +129,11 @@ export interface RestoreFigures {
   readonly overlay: OverlayFigures | undefined
 }
 
-const ID = /^[A-Za-z0-9_-]{1,64}$/
+/** It names a folder too, and stands behind flags. */
+const ID = /^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$/
 const RANDOM_BYTES = 64
-const OVERLAY_DIR = '/var/tmp/thaw-overlays'
+/** On a disk, unlike /tmp and /run; with the user's id, because others can write there too. */
+const OVERLAY_DIR: string = `/var/tmp/thaw-overlays-${process.getuid?.()}`
 
 interface ServedImageState {
   readonly image: RestoredImage
@@ -165,12 +168,16 @@ export class Restore implements AsyncDisposable {
   /** Made when a front end first needs one. */
   #opening: Promise<Overlay> | undefined
   #overlay: Overlay | undefined
+  /** That are under way. */
+  readonly #commits = new Set<Promise<PushResult>>()
+  readonly #closing = new AbortController()
   #closed: Promise<void> | undefined
 
   /** @internal @throws RangeError for options that cannot be */
   constructor(snapshot: RestoredSnapshot, source: RestoreSource, options: RestoreOptions) {
     const { id = randomUUID(), overlay: { dir = OVERLAY_DIR, sizeMax, keep } = {}, pageDeadlineMs = PAGE_DEADLINE_MS } = options
-    if (!ID.test(id)) throw new RangeError(`a restore's id has 1 to 64 letters, digits, - and _: ${JSON.stringify(id)} has not`)
+    if (!ID.test(id))
+      throw new RangeError(`${JSON.stringify(id)} is no id of a restore: 1 to 64 letters, digits, - and _, the first a letter or a digit`)
     if (!(pageDeadlineMs > 0)) throw new RangeError(`pageDeadlineMs ${pageDeadlineMs} is not a time to wait`)
     this.id = id
     this.snapshot = snapshot
@@ -233,9 +240,9 @@ export class Restore implements AsyncDisposable {
   async #join(options: AttachOptions, begin: () => Promise<() => Promise<void>>): Promise<() => Promise<void>> {
     this.#checkOpen()
     const { writable = [], states = [] } = options
-    for (const name of writable) this.#claim(name, options)
-    this.#frontEnds.add(options)
     try {
+      for (const name of writable) this.#claim(name, options)
+      this.#frontEnds.add(options)
       for (const name of writable) await this.#giveOverlay(name, true)
       for (const name of states) await this.#giveOverlay(name, false)
       for (const name of states) this.#image(name).isPrivate = true
@@ -279,11 +286,19 @@ export class Restore implements AsyncDisposable {
   async #giveOverlay(name: string, written: boolean): Promise<void> {
     const image = this.#image(name)
     if (image.overlay !== undefined && (!written || image.overlay.fd >= 0)) return
-    this.#opening ??= Overlay.create(this.#overlayOptions)
-    this.#overlay = await this.#opening
+    this.#overlay = await this.#openOverlay()
+    this.#checkOpen()
     image.overlay = await this.#overlay.image(name, { written })
     const { pager, number } = (await this.#paged) ?? {}
     pager?.setImage(number!, pagedImage(image))
+  }
+
+  #openOverlay(): Promise<Overlay> {
+    this.#opening ??= openOverlay(this.#overlayOptions).catch(error => {
+      this.#opening = undefined
+      throw error
+    })
+    return this.#opening
   }
 
   /** @internal For front ends. */
@@ -303,12 +318,25 @@ export class Restore implements AsyncDisposable {
   }
 
   /**
-   * Publishes what the guest made of the snapshot as a child of it; durable when this resolves. The guest has to be stopped meanwhile, and goes on after it.
+   * Publishes what the guest made of the snapshot as a child of it; durable when this resolves. The guest has to be stopped meanwhile, and goes on after it. Closing the restore
+   * ends it.
    * @throws RangeError for an image that does not exist, or that was served by userfaultfd and has no diff file; CONFLICT if the guest wrote meanwhile, or the tag was changed by
-   * someone else; UNSUPPORTED for a diff file whose holes cannot be told; WRONG_KEY, DENIED, NO_SPACE, UNAVAILABLE, TIMEOUT
+   * someone else; UNSUPPORTED for a diff file whose holes cannot be told; WRONG_KEY, DENIED, NO_SPACE, UNAVAILABLE, TIMEOUT; CLOSED
    */
   async commit(options: CommitOptions = {}): Promise<PushResult> {
     this.#checkOpen()
+    const { signal: closing } = this.#closing
+    const signal = options.signal === undefined ? closing : AbortSignal.any([options.signal, closing])
+    const work = this.#commit({ ...options, signal })
+    this.#commits.add(work)
+    try {
+      return await work
+    } finally {
+      this.#commits.delete(work)
+    }
+  }
+
+  async #commit(options: CommitOptions): Promise<PushResult> {
     for (const frontEnd of this.#frontEnds) await frontEnd.flush?.()
     const { diffs, images: whole, layer, tenant, tag, labels, ...pushOptions } = options
     const images = [...this.#images.values()].map(({ image: { name }, isPrivate }) => ({
@@ -321,26 +349,45 @@ export class Restore implements AsyncDisposable {
   }
 
   #checkOpen(): void {
-    if (this.#closed !== undefined) throw new ThawError('CLOSED', `restore ${this.id} is closed`, { object: this.id })
+    if (this.#closed !== undefined) throw this.#closedError()
   }
 
-  /** Ends the front ends, then the overlay. A VMM whose memory is served does not survive it. Idempotent. */
+  #closedError(): ThawError {
+    return new ThawError('CLOSED', `restore ${this.id} is closed`, { object: this.id })
+  }
+
+  /**
+   * Ends commits that are under way, the front ends, and then the overlay. A VMM whose memory is served does not survive it. Idempotent.
+   * @throws NO_SPACE, DENIED, UNAVAILABLE if the overlay was to be kept and could not be
+   */
   close(): Promise<void> {
     this.#closed ??= this.#close()
     return this.#closed
   }
 
   async #close(): Promise<void> {
+    // They read the overlay.
+    this.#closing.abort(this.#closedError())
+    await Promise.allSettled(this.#commits)
     await Promise.all([...this.#frontEnds].map(frontEnd => frontEnd.close()))
     const paged = await this.#paged?.catch(() => undefined)
     await paged?.pager.endRestore(paged.number)
-    await this.#overlay?.close()
-    this.#source.onClose(this)
+    try {
+      const overlay = await this.#opening?.catch(() => undefined)
+    await overlay?.close()
+    } finally {
+      this.#source.onClose(this)
+    }
   }
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close()
   }
+}
+
+async function openOverlay(options: OverlayOptions): Promise<Overlay> {
+  if (options.dir === OVERLAY_DIR) await makeOwnFolder(OVERLAY_DIR)
+  return await Overlay.create(options)
 }
 
 function pagedImage({ image, overlay, figures }: ServedImageState): PagedImage {

@@ -44,15 +44,21 @@ const MAY_IMPORT: Readonly<Record<string, string>> = {
   warm: 'cache engine errors find manifest seal util',
   metrics: 'errors stats util',
   verify: 'chunk engine errors find manifest pagemap reader seal store util',
-  snapshot: 'engine errors find keys manifest pull reader',
-  'open-cache': 'cache engine errors stats util',
+  pager: 'arena chunk engine errors manifest overlay pagemap reader util',
+  commit: 'changes keys push',
+  restore: 'commit engine errors manifest overlay pager push reader snapshot-store util',
+  snapshot: 'engine errors find keys manifest pager pull reader restore',
+  'open-cache': 'cache engine errors pager stats util',
   'snapshot-store':
-    'diff engine errors find identity inspect keys layout manifest names open-cache push refs root seal snapshot stats store tag verify warm',
+    'diff engine errors find identity inspect keys layout manifest names open-cache push refs restore root seal snapshot stats store tag verify warm',
   exec: 'errors util',
   guard: 'errors util',
+  frontend: 'arena chunk errors guard pagemap pager reader restore util',
+  'front-ends': 'frontend restore',
+  notify: 'util',
   testing: 'store util',
   index:
-    'cache changes diff engine errors exec find inspect keys manifest metrics names open-cache pull push reader refs snapshot snapshot-store stats store util verify warm',
+    'cache changes commit diff engine errors exec find front-ends frontend inspect keys manifest metrics names notify open-cache pager pull push reader refs restore snapshot snapshot-store stats store util verify warm',
   cli: 'index',
 }
 

@@ -26,6 +26,13 @@ const PACKAGES: readonly DebianPackage[] = [
   { name: 'python3', isHere: () => existsSync('/usr/bin/python3') && globSync('/usr/lib/python3.*/sqlite3').length > 0 },
   program('redis-server'),
   program('openssl'),
+  program('gcc'),
+  // With linux-libc-dev, the kernel's headers.
+  { name: 'libc6-dev', isHere: () => existsSync('/usr/include/stdio.h') && existsSync('/usr/include/linux/userfaultfd.h') },
+  program('libnbd-bin', 'nbdinfo'),
+  program('qemu-utils', 'qemu-img'),
+  program('fio'),
+  peer('nbdkit'),
   peer('casync'),
   peer('restic'),
   peer('borgbackup', 'borg'),

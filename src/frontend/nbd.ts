@@ -12,7 +12,7 @@ import type { AttachOptions, Restore, RestoreEvent } from '../restore.ts'
 import { type Native, tryLoadNative } from '../util/native.ts'
 import { BACKLOG, listenAtAddress, type TcpAddress } from './nbd/listen.ts'
 import { STRING_BYTES_MAX } from './nbd/protocol.ts'
-import type { NbdEvent } from './nbd/server.ts'
+import type { NbdEvent, NbdSpec } from './nbd/server.ts'
 import type { TlsFiles } from './nbd/stream-connection.ts'
 import type { StreamListener } from './nbd/stream-server.ts'
 import { listenAt, removeSocketFile, type SocketFile } from './uffd/socket.ts'
@@ -137,8 +137,9 @@ export class NbdServer implements AsyncDisposable {
     return this.#options.exportName ?? this.#image
   }
 
-  get #connectionsMax(): number {
-    return this.#options.connectionsMax ?? CONNECTIONS_MAX_DEFAULT
+  get #exported(): Pick<NbdSpec, 'image' | 'exportName' | 'isWritable' | 'connectionsMax'> {
+    const { writable = false, connectionsMax = CONNECTIONS_MAX_DEFAULT } = this.#options
+    return { image: this.#image, exportName: this.#exportName, isWritable: writable, connectionsMax }
   }
 
   /** @internal */
@@ -147,10 +148,15 @@ export class NbdServer implements AsyncDisposable {
       const listenFd = await this.#listen(native)
       this.#undo.push(() => closeSync(listenFd))
       const isTcp = this.#options.listen !== undefined
-      const spec = { kind: 'nbd', image: this.#image, exportName: this.#exportName, listenFd, isTcp, connectionsMax: this.#connectionsMax }
+      const descriptors = new SharedArrayBuffer(this.#exported.connectionsMax * Int32Array.BYTES_PER_ELEMENT)
+      const spec: NbdSpec = { kind: 'nbd', listenFd, isTcp, descriptors, ...this.#exported }
       const { detach, died } = await this.#restore.attach(spec, this.#attachOptions())
       this.#undo.push(detach)
-      void died.then(error => this.#finish({ reason: 'failed', why: error.message }))
+      void died.then(error => {
+        // Nobody serves them any more: their clients are to hear of it.
+        for (const descriptor of new Int32Array(descriptors)) if (descriptor !== 0) closeSync(descriptor - 1)
+        return this.#finish({ reason: 'failed', why: error.message })
+      })
     })
   }
 
@@ -162,9 +168,8 @@ export class NbdServer implements AsyncDisposable {
       // With it comes node:tls, which nobody else pays for.
       const { StreamServer } = await import('./nbd/stream-server.ts')
       const server = new StreamServer({
+        ...this.#exported,
         image: images.get(this.#image)!,
-        exportName: this.#exportName,
-        connectionsMax: this.#connectionsMax,
         tls,
         onEvent: event => this.#hear(event),
       })

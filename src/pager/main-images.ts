@@ -7,7 +7,7 @@ import type { Engine, HeldSnapshot } from '../engine.ts'
 import { type ErrorCode, isThawError } from '../errors.ts'
 import type { ChunkWaiter, PagedImage, ServedImage } from '../pager.ts'
 import { ImageSurroundings, LiveImage } from './served-image.ts'
-import type { Wants } from './wants.ts'
+import { Telling, type Wants } from './wants.ts'
 
 /** Before a chunk that the store could not give is asked for again. */
 const AGAIN_MS = 200
@@ -18,6 +18,7 @@ class PromiseWants implements Wants {
   readonly #held: HeldSnapshot
   /** By chunk. */
   readonly #waiters = new Map<number, Set<ChunkWaiter>>()
+  readonly #telling = new Telling()
 
   constructor(engine: Engine, held: HeldSnapshot) {
     this.arena = engine.arena
@@ -37,6 +38,7 @@ class PromiseWants implements Wants {
   }
 
   forget(waiter: ChunkWaiter): void {
+    this.#telling.forget(waiter)
     for (const waiters of this.#waiters.values()) waiters.delete(waiter)
   }
 
@@ -44,21 +46,21 @@ class PromiseWants implements Wants {
     this.#engine.countHit(bytes)
   }
 
-  async #fetch(chunk: number, waiters: ReadonlySet<ChunkWaiter>, deadlineAt: number): Promise<void> {
+  async #fetch(chunk: number, waiters: Set<ChunkWaiter>, deadlineAt: number): Promise<void> {
     const deadline = AbortSignal.timeout(Math.max(0, Math.ceil(deadlineAt - performance.now())))
-    try {
-      const { slot, tier } = await this.#held.want(chunk, { signal: deadline })
+    const found = await this.#held.want(chunk, { signal: deadline }).catch((error: unknown) => ({ code: codeOf(error, deadline) }))
+    if ('slot' in found) {
       this.#waiters.delete(chunk)
-      for (const waiter of waiters) waiter.onChunk(chunk, slot, tier)
-      this.arena.unpin(slot)
-    } catch (error) {
-      const code = codeOf(error, deadline)
-      if (code === 'UNAVAILABLE' && performance.now() + AGAIN_MS < deadlineAt && waiters.size > 0) {
-        setTimeout(() => void this.#fetch(chunk, waiters, deadlineAt), AGAIN_MS)
-        return
+      try {
+        this.#telling.tell(waiters, waiter => waiter.onChunk(chunk, found.slot, found.tier))
+      } finally {
+        this.arena.unpin(found.slot)
       }
+    } else if (found.code === 'UNAVAILABLE' && performance.now() + AGAIN_MS < deadlineAt && waiters.size > 0) {
+      setTimeout(() => void this.#fetch(chunk, waiters, deadlineAt), AGAIN_MS)
+    } else {
       this.#waiters.delete(chunk)
-      for (const waiter of waiters) waiter.onChunkFailed(chunk, code)
+      this.#telling.tell(waiters, waiter => waiter.onChunkFailed(chunk, found.code))
     }
   }
 }

@@ -61,19 +61,31 @@ export class ParkedRead implements ChunkWaiter {
 
   onChunk(chunk: number, slot: number, tier: Tier): void {
     this.#image.counters.chunk(tier)
-    this.#image.copyAgain(this.#offset, this.#at, chunk, slot, this.#memory!.bytes)
     this.#wanted.delete(chunk)
-    this.#goOn()
+    this.#goOn(() => this.#image.copyAgain(this.#offset, this.#at, chunk, slot, this.#memory!.bytes))
   }
 
   onChunkFailed(_chunk: number, code: ErrorCode | undefined): void {
+    this.#fail(code)
+  }
+
+  #fail(code: ErrorCode | undefined): void {
     this.cancel()
     this.#image.counters.failure()
     this.callbacks.onReadFailed(code)
   }
 
-  /** Copies what is there, wants what is not, and answers when nothing is missing. */
-  #goOn(): void {
+  /** Copies what is there, wants what is not, and answers when nothing is missing. Pages of an overlay may fail to be read. */
+  #goOn(first?: () => void): void {
+    const failure = this.#image.failureOf(() => {
+      first?.()
+      this.#copyOn()
+    })
+    if (failure !== undefined) this.#fail(failure.code)
+    else if (this.#wanted.size === 0) this.#answer()
+  }
+
+  #copyOn(): void {
     const end = this.#offset + this.#sizeBytes
     while (this.#at < end) {
       const { missing, until } = this.#image.copyPiece(this.#at, end, this.#memory!.bytes, this.#at - this.#offset)
@@ -84,7 +96,6 @@ export class ParkedRead implements ChunkWaiter {
       }
       this.#at = until
     }
-    if (this.#wanted.size === 0) this.#answer()
   }
 
   #answer(): void {

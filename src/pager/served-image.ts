@@ -126,15 +126,23 @@ export class LiveImage implements ServedImage, ParkingImage {
 
   read(offset: number, sizeBytes: number, callbacks: ReadCallbacks): void {
     const gathered = this.#around.takeGathered()
-    if (this.#gather(offset, sizeBytes, gathered)) {
+    let isThere: boolean
+    try {
+      isThere = this.#gather(offset, sizeBytes, gathered)
+    } catch (error) {
+      this.#around.giveBackGathered(gathered)
+      if (!isThawError(error)) throw error
+      this.counters.failure()
+      callbacks.onReadFailed(error.code)
+      return
+    }
+    if (isThere) {
       this.counters.hit(sizeBytes)
       this.#around.wants.countHit(sizeBytes)
       callbacks.onBytes(gathered)
-      this.#around.giveBackGathered(gathered)
-      return
     }
     this.#around.giveBackGathered(gathered)
-    this.#park(new ParkedRead(this, offset, sizeBytes, callbacks))
+    if (!isThere) this.#park(new ParkedRead(this, offset, sizeBytes, callbacks))
   }
 
   #park(request: ParkedRead | ParkedWrite): void {

@@ -23,6 +23,25 @@ export interface Wants {
   countHit(bytes: number): void
 }
 
+/** Tells waiters one after the other. What one of them does may take back what the next waits for: who is forgotten meanwhile is not told. */
+export class Telling {
+  #left: Set<ChunkWaiter> | undefined
+
+  /** Empties `waiters`. */
+  tell(waiters: Set<ChunkWaiter>, call: (waiter: ChunkWaiter) => void): void {
+    this.#left = waiters
+    for (const waiter of waiters) {
+      waiters.delete(waiter)
+      call(waiter)
+    }
+    this.#left = undefined
+  }
+
+  forget(waiter: ChunkWaiter): void {
+    this.#left?.delete(waiter)
+  }
+}
+
 /** Between two looks at deadlines and at what is to be asked for again. */
 const TICK_MS = 100
 /** Before a chunk that the store could not give is asked for again. */
@@ -52,6 +71,7 @@ export class LineWants implements Wants, PolledSource {
   readonly #sent = new Map<number, Want>()
   /** Those without a ticket. */
   readonly #unsent = new Set<Want>()
+  readonly #telling = new Telling()
   #lastTicket = 0
   #loop: PagerLoop | undefined
   #isTicking = false
@@ -82,6 +102,7 @@ export class LineWants implements Wants, PolledSource {
   }
 
   forget(waiter: ChunkWaiter): void {
+    this.#telling.forget(waiter)
     for (const want of this.#wants.values()) {
       if (want.waiters.delete(waiter) && want.waiters.size === 0) this.#abandon(want)
     }
@@ -137,7 +158,7 @@ export class LineWants implements Wants, PolledSource {
     this.#sent.delete(ticket)
     if (slot >= 0) {
       if (this.#wants.get(want.key) === want) this.#wants.delete(want.key)
-      for (const waiter of want.waiters) waiter.onChunk(want.chunk, slot, tier)
+      this.#telling.tell(want.waiters, waiter => waiter.onChunk(want.chunk, slot, tier))
       this.arena.unpin(slot)
     } else if (want.waiters.size > 0) this.#failed(want, code)
   }
@@ -154,10 +175,8 @@ export class LineWants implements Wants, PolledSource {
   }
 
   #fail(want: Want, code: ErrorCode | undefined): void {
-    const waiters = [...want.waiters]
-    want.waiters.clear()
     this.#abandon(want)
-    for (const waiter of waiters) waiter.onChunkFailed(want.chunk, code)
+    this.#telling.tell(want.waiters, waiter => waiter.onChunkFailed(want.chunk, code))
   }
 
   /** Nobody waits for it any more. */

@@ -13,15 +13,15 @@ import {
   type Snapshot,
   type SnapshotStore,
 } from '../../src/index.ts'
-import { openObjectStore } from '../../src/store/open.ts'
-import type { ObjectStore } from '../../src/store.ts'
-import { pieces, randomImage, type SmallStore, smallStore } from '../small-store.ts'
+import { randomImage, type SmallStore, smallStore } from '../small-store.ts'
 
 const CLIENT_TIMEOUT_MS = 60_000
 const OUTPUT_BYTES_MAX = 64 * 2 ** 20
 
 export interface ServedDisk extends AsyncDisposable {
   readonly dir: string
+  /** Of the store. */
+  readonly url: string
   /** What was pushed as image `rootfs`. */
   readonly image: Buffer
   /** A file with the same. */
@@ -30,21 +30,22 @@ export interface ServedDisk extends AsyncDisposable {
   restore(options?: RestoreOptions): Promise<{ readonly restore: Restore; readonly events: RestoreEvent[] }>
 }
 
-/** @param pages of the disk, whose last one is short. @param around put around the store that is read */
-export async function servedDisk(pages: number, around: (store: ObjectStore) => ObjectStore = store => store): Promise<ServedDisk> {
+/** @param pages of the disk, whose last one is short */
+export async function servedDisk(pages: number): Promise<ServedDisk> {
   const small: SmallStore = await smallStore()
   const image = randomImage(pages).subarray(0, pages * 4096 - 512)
   const file = join(small.dir, 'rootfs.img')
   await writeFile(file, image)
   const { id } = await small.store.push({
     layer: 'os',
-    images: { rootfs: { kind: 'disk', stream: pieces(image), sizeBytes: image.length } },
+    images: { rootfs: { kind: 'disk', path: file } },
   })
   const cache: Cache = await createCache({ memoryBytes: 64 * 2 ** 20 })
-  const store: SnapshotStore = await openStore(around(await openObjectStore(small.url)), { keyring: small.keyring, cache })
+  const store: SnapshotStore = await openStore(small.url, { keyring: small.keyring, cache })
   const snapshot = await store.open(id)
   return {
     dir: small.dir,
+    url: small.url,
     image,
     file,
     snapshot,

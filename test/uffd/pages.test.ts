@@ -25,6 +25,11 @@ describe('bits of pages', () => {
           for (let i = page; i < page + fits; i++) isAdded ? model.add(i) : model.delete(i)
         }
         for (let page = 0; page < 100; page++) expect(bits.has(page)).toBe(model.has(page))
+        for (const isSet of [true, false]) {
+          const next = (from: number): number =>
+            Array.from({ length: 95 }, (_, i) => i).find(i => i >= from && model.has(i) === isSet) ?? 95
+          for (let from = 0; from < 95; from++) expect(bits.next(isSet, from, 95)).toBe(next(from))
+        }
       }),
     )
   })

@@ -16,6 +16,7 @@ export interface ExportTerms {
   /** In UTF-8. The empty name means it, too. */
   readonly name: Buffer
   readonly sizeBytes: number
+  /** Through this export: the image may be writable through another one. */
   readonly isWritable: boolean
 }
 

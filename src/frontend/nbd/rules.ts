@@ -1,7 +1,7 @@
 /** What the protocol says of single requests: which are refused and with what, and how they are laid on pages. */
 import { PAGE_BYTES } from '../../chunk.ts'
-import { type ServedImage, TRANSFER_BYTES_MAX } from '../../pager.ts'
-import type { Agreement } from './option-replies.ts'
+import { TRANSFER_BYTES_MAX } from '../../pager.ts'
+import type { Agreement, ExportTerms } from './option-replies.ts'
 import { COMMAND, COMMAND_FLAG, NBD_ERROR, PAYLOAD_BYTES_MAX } from './protocol.ts'
 import type { Request } from './request.ts'
 
@@ -18,13 +18,13 @@ const FLAGS_ALLOWED: readonly number[] = [
 ]
 
 /** Why a request cannot be done, of NBD_ERROR; `none` if it can. */
-export function refusalOf(request: Request, image: ServedImage, agreement: Agreement): number {
+export function refusalOf(request: Request, { sizeBytes, isWritable }: ExportTerms, agreement: Agreement): number {
   const { command, flags, offset, left } = request
   if ((flags & ~(FLAGS_ALLOWED[command] ?? 0)) !== 0 || command >= FLAGS_ALLOWED.length) return NBD_ERROR.invalid
   const isChange = command === COMMAND.write || command === COMMAND.trim || command === COMMAND.writeZeroes
-  if (isChange && !image.isWritable) return NBD_ERROR.permission
+  if (isChange && !isWritable) return NBD_ERROR.permission
   if (command === COMMAND.flush) return NBD_ERROR.none
-  if (offset + left > image.sizeBytes) return isChange && command !== COMMAND.trim ? NBD_ERROR.noSpace : NBD_ERROR.invalid
+  if (offset + left > sizeBytes) return isChange && command !== COMMAND.trim ? NBD_ERROR.noSpace : NBD_ERROR.invalid
   return refusalWithinImage(request, agreement)
 }
 

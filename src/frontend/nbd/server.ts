@@ -15,10 +15,14 @@ export interface NbdSpec extends FrontEndSpec {
   readonly image: string
   /** What clients may call it, beside the empty name. */
   readonly exportName: string
+  /** Clients may write. */
+  readonly isWritable: boolean
   /** Bound and listening, non-blocking. The main half closes it, after the front end has ended. */
   readonly listenFd: number
   readonly isTcp: boolean
   readonly connectionsMax: number
+  /** i32 for each of so many connections: its descriptor + 1, or 0. Should the pager die, main closes them: a client would wait for ever. */
+  readonly descriptors: SharedArrayBuffer
 }
 
 /** `connections`: clients whose handshake has ended well. `error`: a bug ended this one. */
@@ -58,6 +62,7 @@ class NbdListener implements FrontEnd, Watched {
   readonly #spec: NbdSpec
   readonly #terms: ExportTerms
   readonly #emit: (event: NbdEvent) => void
+  readonly #descriptors: Int32Array
   readonly #connections = new Set<SocketConnection>()
   /** Those in their handshake, the oldest first, with the time by which it has to have ended. */
   readonly #haggling = new Map<SocketConnection, number>()
@@ -72,7 +77,8 @@ class NbdListener implements FrontEnd, Watched {
     this.#image = image
     this.#spec = spec
     this.#emit = emit
-    this.#terms = { name: Buffer.from(spec.exportName), sizeBytes: image.sizeBytes, isWritable: image.isWritable }
+    this.#descriptors = new Int32Array(spec.descriptors)
+    this.#terms = { name: Buffer.from(spec.exportName), sizeBytes: image.sizeBytes, isWritable: spec.isWritable && image.isWritable }
     loop.watch(spec.listenFd, this)
   }
 
@@ -126,8 +132,9 @@ class NbdListener implements FrontEnd, Watched {
       isTcp,
       onAgreed: () => this.#onAgreed(connection),
       onUnreadable: (page, code) => this.#onUnreadable(page, code),
-      onClosed: error => this.#onClosed(connection, error),
+      onClosing: error => this.#onClosing(connection, fd, error),
     })
+    this.#descriptors[this.#descriptors.indexOf(0)] = fd + 1
     this.#connections.add(connection)
     this.#haggling.set(connection, performance.now() + HANDSHAKE_MS)
     this.#stopTimer ??= this.#loop.after(HANDSHAKE_MS, this.#closeSlow)
@@ -175,7 +182,8 @@ class NbdListener implements FrontEnd, Watched {
     this.#emit({ kind: 'unreadable', page, code })
   }
 
-  #onClosed(connection: SocketConnection, error: unknown): void {
+  #onClosing(connection: SocketConnection, fd: number, error: unknown): void {
+    this.#descriptors[this.#descriptors.indexOf(fd + 1)] = 0
     this.#connections.delete(connection)
     const wasAgreed = !this.#haggling.delete(connection)
     if (this.#isClosed || (!wasAgreed && error === undefined)) return

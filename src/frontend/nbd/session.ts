@@ -1,15 +1,8 @@
 /** One connection's talk: the handshake, then requests. It knows bytes and a wire, and nothing of what carries them. */
-import type { ServedImage } from '../../pager.ts'
 import { Handshake } from './handshake.ts'
-import type { ExportTerms } from './option-replies.ts'
-import { Transmission, type TurnGiver, type Wants } from './transmission.ts'
-import type { Wire } from './wire.ts'
+import { Transmission, type TransmissionOptions, type Wants } from './transmission.ts'
 
-export interface SessionOptions {
-  readonly image: ServedImage
-  readonly terms: ExportTerms
-  readonly wire: Wire
-  readonly turns: TurnGiver
+export interface SessionOptions extends TransmissionOptions {
   readonly isTlsRequired: boolean
 }
 
@@ -71,7 +64,7 @@ export class Session {
   }
 
   #haggle(bytes: Buffer, at: number, end: number): number {
-    const { image, wire, turns } = this.#options
+    const { wire } = this.#options
     let next = at
     this.#isShort = false
     while (this.#handshake.state === 'haggling' && !wire.isBlocked && !this.#isShort) {
@@ -79,7 +72,7 @@ export class Session {
       this.#isShort = after === next
       next = after
     }
-    if (this.#handshake.state === 'agreed') this.#transmission = new Transmission(image, wire, this.#handshake.agreement, turns)
+    if (this.#handshake.state === 'agreed') this.#transmission = new Transmission(this.#options, this.#handshake.agreement)
     return next
   }
 }

@@ -26,8 +26,8 @@ export interface SocketConnectionOptions extends Pick<SessionOptions, 'image' | 
   /** The handshake ended well. */
   onAgreed(): void
   onUnreadable(page: number, code: ErrorCode | undefined): void
-  /** @param error a bug, if that is why */
-  onClosed(error?: unknown): void
+  /** Before the descriptor is closed. @param error a bug, if that is why */
+  onClosing(error?: unknown): void
 }
 
 export class SocketConnection implements Watched, TurnGiver {
@@ -107,8 +107,8 @@ export class SocketConnection implements Watched, TurnGiver {
     this.#session.close()
     this.#wire.drop()
     this.#options.loop.unwatch(this.#fd)
+    this.#options.onClosing(error)
     this.#native.close(this.#fd)
-    this.#options.onClosed(error)
   }
 
   /** Sends what a turn left to be sent, and watches for what comes next. */

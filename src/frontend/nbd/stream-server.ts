@@ -16,6 +16,8 @@ import { ReplyBuffer } from './wire.ts'
 export interface StreamServerOptions {
   readonly image: ServedImage
   readonly exportName: string
+  /** Clients may write. */
+  readonly isWritable: boolean
   readonly connectionsMax: number
   readonly tls: TlsFiles | undefined
   onEvent(event: NbdEvent): void
@@ -48,7 +50,7 @@ export class StreamServer {
   /** @returns the port, for an address. @throws CONFLICT, NOT_FOUND, DENIED, UNAVAILABLE */
   async listen({ fd, socket, host, port }: StreamListener): Promise<{ readonly port: number }> {
     try {
-      this.#server.listen(fd === undefined ? { path: socket, host, port } : { fd })
+      this.#server.listen(fd !== undefined ? { fd } : socket !== undefined ? { path: socket } : { host, port })
       await once(this.#server, 'listening')
     } catch (error) {
       throw listenError(error, socket ?? `${host}:${port}`)
@@ -76,10 +78,10 @@ export class StreamServer {
   }
 
   #open(socket: Socket): void {
-    const { image, exportName, tls } = this.#options
+    const { image, exportName, isWritable, tls } = this.#options
     const connection: StreamConnection = new StreamConnection({
       image,
-      terms: { name: Buffer.from(exportName), sizeBytes: image.sizeBytes, isWritable: image.isWritable },
+      terms: { name: Buffer.from(exportName), sizeBytes: image.sizeBytes, isWritable: isWritable && image.isWritable },
       replies: this.#replies,
       socket,
       tls,

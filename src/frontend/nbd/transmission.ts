@@ -15,7 +15,7 @@ import type { ErrorCode } from '../../errors.ts'
 import { type Gathered, type ServedImage, TRANSFER_BYTES_MAX } from '../../pager.ts'
 import { errnoOf } from '../errno.ts'
 import { collectExtents, EXTENTS_MAX, extents, nextPart } from './extents.ts'
-import type { Agreement } from './option-replies.ts'
+import type { Agreement, ExportTerms } from './option-replies.ts'
 import { COMMAND, COMMAND_FLAG, NBD_ERROR, PAYLOAD_BYTES_MAX, REQUEST_BYTES, REQUEST_MAGIC } from './protocol.ts'
 import { REPLY_BYTES_MAX, Replies } from './replies.ts'
 import { Request, type RequestOwner } from './request.ts'
@@ -47,8 +47,16 @@ export interface TurnGiver {
   onBroken(error: unknown): void
 }
 
+export interface TransmissionOptions {
+  readonly image: ServedImage
+  readonly terms: ExportTerms
+  readonly wire: Wire
+  readonly turns: TurnGiver
+}
+
 export class Transmission implements RequestOwner {
   readonly #image: ServedImage
+  readonly #terms: ExportTerms
   readonly #wire: Wire
   readonly #agreement: Agreement
   readonly #turns: TurnGiver
@@ -68,8 +76,9 @@ export class Transmission implements RequestOwner {
   #isEnding = false
   #isBroken = false
 
-  constructor(image: ServedImage, wire: Wire, agreement: Agreement, turns: TurnGiver) {
+  constructor({ image, terms, wire, turns }: TransmissionOptions, agreement: Agreement) {
     this.#image = image
+    this.#terms = terms
     this.#wire = wire
     this.#agreement = agreement
     this.#turns = turns
@@ -169,13 +178,13 @@ export class Transmission implements RequestOwner {
   }
 
   #begin(request: Request): void {
-    request.error = refusalOf(request, this.#image, this.#agreement)
+    request.error = refusalOf(request, this.#terms, this.#agreement)
     if (request.command === COMMAND.disconnect) this.#end(request)
     else if (request.command === COMMAND.write && request.left > 0) this.#payload = request
     else if (request.error !== NBD_ERROR.none || request.command === COMMAND.flush) this.#finish(request, request.error)
     else if (request.command === COMMAND.blockStatus) this.#answerStatus(request)
     else {
-      if (request.command === COMMAND.trim) alignTrim(request, this.#image.sizeBytes)
+      if (request.command === COMMAND.trim) alignTrim(request, this.#terms.sizeBytes)
       this.#work(request)
     }
   }

@@ -8,7 +8,7 @@ import type { FrontEndContext, Watched } from '../../pager.ts'
 import { ERRNO, type Native } from '../../util/native.ts'
 import { killErrno, killProcess, type PeerProcess } from '../../util/pidfd.ts'
 import { MESSAGE_BYTES_MAX, parseHandshake } from './handshake.ts'
-import { isUserfaultfd, objectionTo } from './kernel.ts'
+import { mayBeUserfaultfd, objectionTo } from './kernel.ts'
 import type { RegionLayout } from './regions.ts'
 import type { TakenVmm } from './vmm.ts'
 
@@ -139,7 +139,7 @@ export class Connection implements Watched {
     this.#end()
     const { context, socket, peer, onRefused } = this.#options
     context.loop.unwatch(socket)
-    const killed = this.#lostDescriptors || (this.#descriptor >= 0 && isUserfaultfd(this.#descriptor))
+    const killed = this.#lostDescriptors || (this.#descriptor >= 0 && mayBeUserfaultfd(this.#descriptor))
     if (killed) this.#tryKill()
     if (this.#descriptor >= 0) this.#native.close(this.#descriptor)
     this.#native.close(socket)

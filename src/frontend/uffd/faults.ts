@@ -24,6 +24,8 @@ import type { Region, Regions } from './regions.ts'
 import { Streams } from './streams.ts'
 import { QUEUED, SOON, Waiting } from './waiting.ts'
 
+/** Pieces of a range that the image is told of one by one. */
+const PIECES_TOLD = 64
 /** Zero pages that are installed at once: they take no memory but page tables. */
 const ZEROS_AT_ONCE = 128
 /** Pages installed ahead of the guest in one turn of the pager: others wait meanwhile. */
@@ -248,8 +250,21 @@ export class Faults implements ChunkWaiter {
       if (from >= to) continue
       const page = region.pageAt(from)
       const count = Math.ceil((to - region.address) / PAGE_BYTES) - page
+      this.#remember(region, page, page + count)
       region.remove(page, count)
-      this.#image.markZero(region.firstPage + page, count)
+    }
+  }
+
+  /**
+   * Tells the image of pages [from, end) that were not given back before: telling costs time for each page, and a guest whose balloon is out of hand gives the same ones back
+   * again and again. Those in many pieces are told of as one.
+   */
+  #remember(region: Region, from: number, end: number): void {
+    let start = region.nextRemoved(false, from, end)
+    for (let pieces = 1; start < end; pieces++) {
+      const until = pieces === PIECES_TOLD ? end : region.nextRemoved(true, start, end)
+      this.#image.markZero(region.firstPage + start, until - start)
+      start = region.nextRemoved(false, until, end)
     }
   }
 

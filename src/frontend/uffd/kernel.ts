@@ -166,13 +166,28 @@ export class Userfaultfd {
  * is, and which events it tells of.
  */
 export function objectionTo(fd: number): string | undefined {
-  if (!isUserfaultfd(fd)) return 'the descriptor is not a userfaultfd'
+  const kind = kindOf(fd)
+  if (kind === undefined) return 'nobody can say what its descriptor is: /proc is needed'
+  if (kind !== USERFAULTFD) return 'its descriptor is not a userfaultfd'
   // "API:\taa:80000008:1ff": version, features of this one (and bit 31: it was set up), features that there are.
   const features = /^API:\s*[0-9a-f]+:([0-9a-f]+):/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'latin1'))?.[1]
   if (features === undefined || (Number.parseInt(features, 16) & FEATURES_REFUSED) === 0) return undefined
-  return 'the userfaultfd tells of forks, moves or unmaps: only removes can be followed'
+  return 'its userfaultfd tells of forks, moves or unmaps: only removes can be followed'
 }
 
-export function isUserfaultfd(fd: number): boolean {
-  return readlinkSync(`/proc/self/fd/${fd}`) === 'anon_inode:[userfaultfd]'
+/** Whether whoever handed this descriptor over may come to wait for pages. */
+export function mayBeUserfaultfd(fd: number): boolean {
+  const kind = kindOf(fd)
+  return kind === undefined || kind === USERFAULTFD
+}
+
+const USERFAULTFD = 'anon_inode:[userfaultfd]'
+
+function kindOf(fd: number): string | undefined {
+  try {
+    return readlinkSync(`/proc/self/fd/${fd}`)
+  } catch {
+    // No /proc.
+    return undefined
+  }
 }

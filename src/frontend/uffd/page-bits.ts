@@ -27,6 +27,18 @@ export class PageBits {
     for (let i = page + first + bytes * 8; i < page + count; i++) this.#clear(i)
   }
 
+  /** The first page of [from, end) whose bit is set, or not; or `end`. */
+  next(isSet: boolean, from: number, end: number): number {
+    const uniform = isSet ? 0 : 0xff
+    let page = from
+    while (page < end && this.has(page) !== isSet) {
+      // Eight at a time where none is it.
+      if ((page & 7) === 0 && this.#bytes[page >>> 3] === uniform) page += 8
+      else page++
+    }
+    return Math.min(page, end)
+  }
+
   #set(page: number): void {
     this.#bytes[page >>> 3]! |= 1 << (page & 7)
   }

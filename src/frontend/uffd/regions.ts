@@ -61,6 +61,11 @@ export class Region {
     this.#placed.delete(page, count)
   }
 
+  /** The first page of [from, end) that was not given back yet, or that was; or `end`. */
+  nextRemoved(isRemoved: boolean, from: number, end: number): number {
+    return this.#removed.next(isRemoved, from, end)
+  }
+
   /** How many pages from `page` on, at most `max`, hold the image's bytes and are not installed yet. */
   countFresh(page: number, max: number): number {
     const end = Math.min(page + max, this.pageCount)

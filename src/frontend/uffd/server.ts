@@ -7,7 +7,8 @@
 import assert from 'node:assert/strict'
 import { isThawError } from '../../errors.ts'
 import type { FrontEnd, FrontEndContext, ServedImage, Watched } from '../../pager.ts'
-import { type PeerProcess, peerProcess } from '../../util/pidfd.ts'
+import { killProcess, type PeerProcess, peerProcess } from '../../util/pidfd.ts'
+import { systemError } from '../../util/system-error.ts'
 import { Connection } from './connection.ts'
 import { removeSocketFile } from './socket.ts'
 import type { UffdEvent, UffdSpec } from './spec.ts'
@@ -105,13 +106,33 @@ class UffdServer implements FrontEnd, Watched {
   }
 
   #take(taken: TakenVmm): void {
-    const { native } = this.#context
-    const { pid, pidfd } = taken.peer
-    // Before the first page: main has the guard kill it should this process die.
-    const mainPidfd = native.fcntl(pidfd, F_DUPFD_CLOEXEC, 0)
-    this.#emit({ kind: 'vmm', pid, pidfd: mainPidfd, held: [taken.userfaultfd, taken.socket, pidfd] })
-    this.#vmm = new Vmm(this.#context, this.#spec, this.#image, taken, event => this.#emit(event))
+    const { pid } = taken.peer
+    try {
+      const pidfd = this.#pidfdForMain(taken)
+      this.#vmm = new Vmm(this.#context, this.#spec, this.#image, taken, event => this.#emit(event))
+      this.#emit({ kind: 'vmm', pid, pidfd, held: [taken.userfaultfd, taken.socket, taken.peer.pidfd] })
+    } catch (error) {
+      this.#drop(taken)
+      this.#emit({ kind: 'refused', pid, reason: `it cannot be watched: ${String(error)}`, killed: true })
+      return
+    }
     this.#endListening()
+  }
+
+  #pidfdForMain({ peer }: TakenVmm): number {
+    const pidfd = this.#context.native.fcntl(peer.pidfd, F_DUPFD_CLOEXEC, 0)
+    if (pidfd < 0) throw systemError(this.#context.native, 'fcntl')
+    return pidfd
+  }
+
+  /** It has handed its userfaultfd over, and would wait for ever. */
+  #drop({ peer, socket, userfaultfd }: TakenVmm): void {
+    const { native, loop } = this.#context
+    killProcess(native, peer.pidfd)
+    for (const fd of [userfaultfd, socket, peer.pidfd]) {
+      loop.unwatch(fd)
+      native.close(fd)
+    }
   }
 
   /** Nobody can connect any more; who has, is heard, and told. */
