@@ -15,7 +15,8 @@ import { STRING_BYTES_MAX } from './nbd/protocol.ts'
 import type { NbdEvent, NbdSpec } from './nbd/server.ts'
 import type { TlsFiles } from './nbd/stream-connection.ts'
 import type { StreamListener } from './nbd/stream-server.ts'
-import { listenAt, removeSocketFile, type SocketFile } from './uffd/socket.ts'
+import { checkOwner, checkPath, checkWhole } from './options.ts'
+import { listenAt, removeSocketFile, type SocketFile } from './socket.ts'
 
 export interface NbdOptions {
   /** Path of the Unix socket that is made. What a server that died has left there is replaced. Either this or `listen`. */
@@ -65,21 +66,14 @@ export async function serveNbd(restore: Restore, image: string, options: NbdOpti
   return server
 }
 
-function checkOptions({ socket, listen, uid, gid, mode, exportName, connectionsMax }: NbdOptions): void {
+function checkOptions(options: NbdOptions): void {
+  const { socket, listen, exportName, connectionsMax } = options
   if ((socket === undefined) === (listen === undefined)) throw new TypeError('name either a socket or an address to listen at')
-  if (socket !== undefined && (typeof socket !== 'string' || socket === '' || socket.includes('\0')))
-    throw new TypeError('socket is not a path')
-  const check = (name: string, value: number | undefined, min: number, max: number): void => {
-    if (value !== undefined && !(Number.isInteger(value) && value >= min && value <= max)) {
-      throw new RangeError(`${name} is ${value}: not a whole number from ${min} to ${max}`)
-    }
-  }
-  check('uid', uid, 0, 2 ** 32 - 2)
-  check('gid', gid, 0, 2 ** 32 - 2)
-  check('mode', mode, 0, 0o777)
-  check('port', listen?.port, 0, 65_535)
-  check('connectionsMax', connectionsMax, 1, CONNECTIONS_MAX)
-  check('length of exportName', exportName === undefined ? undefined : Buffer.byteLength(exportName), 0, STRING_BYTES_MAX)
+  if (socket !== undefined) checkPath('socket', socket)
+  checkOwner(options)
+  checkWhole('port', listen?.port, 0, 65_535)
+  checkWhole('connectionsMax', connectionsMax, 1, CONNECTIONS_MAX)
+  checkWhole('length of exportName', exportName === undefined ? undefined : Buffer.byteLength(exportName), 0, STRING_BYTES_MAX)
 }
 
 async function readTlsFiles({ certFile, keyFile, caFile }: NbdTlsOptions): Promise<TlsFiles> {

@@ -14,7 +14,8 @@ import type { FrontEndEvent } from '../pager.ts'
 import type { AttachedFrontEnd, Restore, RestoreEvent } from '../restore.ts'
 import { loadNative, type Native } from '../util/native.ts'
 import { hasEnded, killProcess } from '../util/pidfd.ts'
-import { type ListeningSocket, listenAt, removeSocketFile } from './uffd/socket.ts'
+import { checkOwner, checkPath, checkWhole } from './options.ts'
+import { type ListeningSocket, listenAt, removeSocketFile } from './socket.ts'
 import type { UffdEvent, UffdSpec } from './uffd/spec.ts'
 import { largestZeroRuns } from './uffd/zero-runs.ts'
 
@@ -87,18 +88,12 @@ export async function serveUffd(restore: Restore, image: string, options: UffdOp
   }
 }
 
-function checkOptions({ socket, uid, gid, mode, neighbours, handshakeTimeoutMs }: UffdOptions): void {
-  if (typeof socket !== 'string' || socket === '' || socket.includes('\0')) throw new TypeError('socket is not a path')
-  const check = (name: string, value: number | undefined, min: number, max: number): void => {
-    if (value !== undefined && !(Number.isInteger(value) && value >= min && value <= max)) {
-      throw new RangeError(`${name} is ${value}: not a whole number from ${min} to ${max}`)
-    }
-  }
-  check('uid', uid, 0, 2 ** 32 - 2)
-  check('gid', gid, 0, 2 ** 32 - 2)
-  check('mode', mode, 0, 0o777)
-  check('neighbours', neighbours, 0, NEIGHBOURS_MAX)
-  check('handshakeTimeoutMs', handshakeTimeoutMs, 1, 2 ** 31 - 1)
+function checkOptions(options: UffdOptions): void {
+  const { socket, neighbours, handshakeTimeoutMs } = options
+  checkPath('socket', socket)
+  checkOwner(options)
+  checkWhole('neighbours', neighbours, 0, NEIGHBOURS_MAX)
+  checkWhole('handshakeTimeoutMs', handshakeTimeoutMs, 1, 2 ** 31 - 1)
 }
 
 interface UffdParts {

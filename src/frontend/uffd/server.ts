@@ -10,7 +10,7 @@ import type { FrontEnd, FrontEndContext, ServedImage, Watched } from '../../page
 import { killProcess, type PeerProcess, peerProcess } from '../../util/pidfd.ts'
 import { systemError } from '../../util/system-error.ts'
 import { Connection } from './connection.ts'
-import { removeSocketFile } from './socket.ts'
+import { removeSocketFile } from '../socket.ts'
 import type { UffdEvent, UffdSpec } from './spec.ts'
 import { type TakenVmm, Vmm } from './vmm.ts'
 

@@ -1,7 +1,7 @@
 /** What the two halves of the userfaultfd front end say to each other. Plain data. */
 import type { ErrorCode } from '../../errors.ts'
 import type { FrontEndEvent, FrontEndSpec } from '../../pager.ts'
-import type { SocketFile } from './socket.ts'
+import type { SocketFile } from '../socket.ts'
 
 /** What main has the pager serve. */
 export interface UffdSpec extends FrontEndSpec {

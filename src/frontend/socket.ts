@@ -19,9 +19,9 @@ import {
 } from 'node:fs'
 import { createConnection } from 'node:net'
 import { basename, dirname, join } from 'node:path'
-import { fromErrno, ThawError } from '../../errors.ts'
-import type { Native } from '../../util/native.ts'
-import { systemError } from '../../util/system-error.ts'
+import { fromErrno, ThawError } from '../errors.ts'
+import type { Native } from '../util/native.ts'
+import { systemError } from '../util/system-error.ts'
 
 /** A socket's file, which may be another by the time it is removed. */
 export interface SocketFile {
