@@ -72,6 +72,14 @@ export class ImageSurroundings {
   }
 }
 
+/** How a stretch of bytes is changed. */
+interface Change {
+  /** Whole pages, but for the image's last: bytes [from, to), which begin with `page`. */
+  pages(page: number, from: number, to: number): void
+  /** The new bytes of part of a page. */
+  part(from: number, to: number): Uint8Array
+}
+
 /** What `copyPiece` did. One object an image. */
 interface CopiedPiece {
   /** The chunk it lies in, which is not there; or -1: it was copied. */
@@ -220,46 +228,41 @@ export class LiveImage implements ServedImage, ParkingImage {
   }
 
   write(offset: number, bytes: Uint8Array, callbacks: WriteCallbacks): void {
-    if (!this.#isWritable) {
-      callbacks.onWriteFailed('DENIED')
-      return
-    }
-    const parts: PagePart[] = []
-    const failure = this.failureOf(() => {
-      const end = offset + bytes.length
-      for (let at = offset; at < end; ) {
-        const page = Math.floor(at / PAGE_BYTES)
-        const until = Math.min((page + 1) * PAGE_BYTES, end)
-        const part = bytes.subarray(at - offset, until - offset)
-        if (at === page * PAGE_BYTES && (until - at === PAGE_BYTES || until === this.sizeBytes)) this.#overlay!.write(page, part)
-        else if (this.tryWritePart(at, part) >= 0) parts.push({ offset: at, bytes: Uint8Array.from(part) })
-        at = until
-      }
+    this.#change(offset, bytes.length, callbacks, {
+      pages: (page, from, to) => this.#overlay!.write(page, bytes.subarray(from - offset, to - offset)),
+      part: (from, to) => bytes.subarray(from - offset, to - offset),
     })
-    this.#answerWrite(failure, parts, bytes.length, callbacks)
   }
 
   zero(offset: number, sizeBytes: number, callbacks: WriteCallbacks): void {
+    this.#change(offset, sizeBytes, callbacks, {
+      pages: (page, from, to) => this.#overlay!.zero(page, Math.ceil((to - from) / PAGE_BYTES)),
+      part: (from, to) => this.#around.zeros.bytes.subarray(0, to - from),
+    })
+  }
+
+  /** Whole pages at once, then what there is of a first and a last one. */
+  #change(offset: number, sizeBytes: number, callbacks: WriteCallbacks, { pages, part }: Change): void {
     if (!this.#isWritable) {
       callbacks.onWriteFailed('DENIED')
       return
     }
-    const parts: PagePart[] = []
+    const end = offset + sizeBytes
+    const first = Math.ceil(offset / PAGE_BYTES)
+    const wholeFrom = Math.min(first * PAGE_BYTES, end)
+    const wholeTo = end === this.sizeBytes ? end : Math.max(wholeFrom, end - (end % PAGE_BYTES))
+    const waiting: PagePart[] = []
+    const writePart = (from: number, to: number): void => {
+      if (from === to) return
+      const bytes = part(from, to)
+      if (this.tryWritePart(from, bytes) >= 0) waiting.push({ offset: from, bytes: Uint8Array.from(bytes) })
+    }
     const failure = this.failureOf(() => {
-      const end = offset + sizeBytes
-      const first = Math.ceil(offset / PAGE_BYTES)
-      const last = end === this.sizeBytes ? this.pageCount : Math.floor(end / PAGE_BYTES)
-      if (last > first) this.#overlay!.zero(first, last - first)
-      const headEnd = Math.min(first * PAGE_BYTES, end)
-      if (offset < headEnd) this.#zeroPart(offset, headEnd, parts)
-      if (last >= first && last * PAGE_BYTES < end) this.#zeroPart(last * PAGE_BYTES, end, parts)
+      if (wholeTo > wholeFrom) pages(first, wholeFrom, wholeTo)
+      writePart(offset, wholeFrom)
+      writePart(wholeTo, end)
     })
-    this.#answerWrite(failure, parts, sizeBytes, callbacks)
-  }
-
-  #zeroPart(from: number, to: number, parts: PagePart[]): void {
-    const bytes = this.#around.zeros.bytes.subarray(0, to - from)
-    if (this.tryWritePart(from, bytes) >= 0) parts.push({ offset: from, bytes })
+    this.#answerWrite(failure, waiting, sizeBytes, callbacks)
   }
 
   #answerWrite(failure: { readonly code: ErrorCode } | undefined, parts: PagePart[], sizeBytes: number, callbacks: WriteCallbacks): void {
