@@ -32,7 +32,7 @@ const PACKAGES: readonly DebianPackage[] = [
   program('libnbd-bin', 'nbdinfo'),
   program('qemu-utils', 'qemu-img'),
   program('fio'),
-  peer('nbdkit'),
+  program('nbdkit'),
   peer('casync'),
   peer('restic'),
   peer('borgbackup', 'borg'),
