@@ -374,7 +374,7 @@ export class Restore implements AsyncDisposable {
     await paged?.pager.endRestore(paged.number)
     try {
       const overlay = await this.#opening?.catch(() => undefined)
-    await overlay?.close()
+      await overlay?.close()
     } finally {
       this.#source.onClose(this)
     }

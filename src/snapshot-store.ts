@@ -10,7 +10,7 @@ import { readIdentity, requireKinship } from './identity.ts'
 import { type Inspection, inspectSnapshot, outlineFigures } from './inspect.ts'
 import type { Keyring } from './keys.ts'
 import { manifestKey, wrappedKeysKey } from './layout.ts'
-import { formatTagName, type TagName } from './names.ts'
+import { checkTagName, formatTagName, type TagName } from './names.ts'
 import { type Cache, createCache } from './open-cache.ts'
 import { type PushedSnapshot, type PushOptions, pushSnapshot } from './push.ts'
 import { type Hint, needsKeyring, Refs, type ResolvedRef } from './refs.ts'
@@ -135,6 +135,7 @@ export class SnapshotStore implements AsyncDisposable {
     const startedAt = performance.now()
     const call = { signal: options.signal }
     if (options.prime) await this.#requireTiers(['l2'])
+    if (spec.tag !== undefined) checkTagName(spec.tag)
     const parentRef = spec.parent === undefined ? undefined : await this.#refs.locate(spec.parent, this.#rootIds(), call)
     for (let attempt = 1; ; attempt++) {
       const root = this.#activeRoot()

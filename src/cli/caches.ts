@@ -67,26 +67,41 @@ export class Caches implements AsyncDisposable {
     }
   }
 
-  /** Lets `thaw stats` find this run, and `thaw ps` and `thaw commit` its restores. Happens beside the work, which does not wait for it. */
-  announce(store: SnapshotStore, restores: readonly Restore[] = []): void {
-    const { command, output } = this.#invocation
+  /** Lets `thaw stats` find this run. Happens beside the work, which does not wait for it. */
+  announce(store: SnapshotStore): void {
+    const { output } = this.#invocation
+    void this.#announce(store, [], reason => output.detail(`not shown by \`thaw stats\`: ${reason}`))
+  }
+
+  /** Lets `thaw stats`, `thaw ps` and `thaw commit` find this run and its restores: they can when this resolves. */
+  async announceRestores(store: SnapshotStore, restores: readonly Restore[]): Promise<void> {
+    const { output } = this.#invocation
+    await this.#announce(store, restores, reason => output.warn(`\`thaw ps\` and \`thaw commit\` will not find this restore: ${reason}`))
+  }
+
+  async #announce(store: SnapshotStore, restores: readonly Restore[], onFailed: (reason: string) => void): Promise<void> {
+    const announced = announce(this.#stateFolder, this.#answers(store, restores)).catch((error: unknown) => {
+      onFailed(error instanceof Error ? error.message : String(error))
+      return undefined
+    })
+    this.#shown.push(async () => await (await announced)?.[Symbol.asyncDispose]())
+    await announced
+  }
+
+  #answers(store: SnapshotStore, restores: readonly Restore[]): Answers {
     const { cache } = this
+    const { command } = this.#invocation
     const startedAt = new Date(Date.now() - 1000 * process.uptime()).toISOString()
     const document = async (): Promise<object> => ({
       ...{ schema: 1, pid: process.pid, command, startedAt, store: store.url },
       figures: await cache.stats(),
       restores: restores.map(restore => restore.figures()),
     })
-    const answers: Answers = {
+    return {
       'GET /stats': async () => JSON.stringify(await document()),
       'GET /metrics': () => metricsText(cache),
       ...Object.fromEntries(restores.map(restore => [`POST ${commitPath(restore.id)}`, commitAnswer(restore)])),
     }
-    const announced = announce(this.#stateFolder, answers).catch((error: unknown) => {
-      output.detail(`not shown by \`thaw stats\`: ${error instanceof Error ? error.message : String(error)}`)
-      return undefined
-    })
-    this.#shown.push(async () => await (await announced)?.[Symbol.asyncDispose]())
   }
 
   /** A cache that failed cost nobody but its hits, and should be seen to all the same. */

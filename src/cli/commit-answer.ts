@@ -10,10 +10,10 @@ export interface CommitRequest {
   readonly diffs: Readonly<Record<string, string>>
   readonly images: Readonly<Record<string, string>>
   readonly labels: Readonly<Record<string, string>>
-  readonly tag?: string
-  readonly layer?: Layer
-  readonly tenant?: string
-  readonly prime?: boolean
+  readonly tag?: string | undefined
+  readonly layer?: Layer | undefined
+  readonly tenant?: string | undefined
+  readonly prime?: boolean | undefined
 }
 
 export type CommitLine =

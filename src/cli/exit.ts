@@ -44,6 +44,15 @@ export class NotStarted extends Error {
   }
 }
 
+/** What went wrong, by `cause`, with guests that were served. Being told to stop is how that ends, so it never stands for what went wrong then. */
+export class EndFailed extends Error {
+  override readonly name = 'EndFailed'
+
+  constructor(cause: unknown) {
+    super('it did not end well', { cause })
+  }
+}
+
 /** An error as the user meets it. */
 export interface Failure {
   readonly exitCode: number
@@ -56,6 +65,8 @@ export interface Failure {
 
 export function failureOf(error: unknown): Failure {
   if (error instanceof NotStarted) return { ...failureOf(error.cause), exitCode: error.exitCode }
+  if (error instanceof EndFailed) return failureOf(error.cause)
+  if (isSuppressedError(error)) return failureOf(error.suppressed)
   if (isThawError(error)) {
     return { exitCode: EXIT.failed, code: error.code, retryable: error.retryable, object: error.object, message: error.message }
   }
@@ -73,6 +84,11 @@ export function exitCodeOfHelp(error: unknown): number | undefined {
   if (error.exitCode === 0) return EXIT.done
   // Help that nobody asked for: a command is missing.
   return error.code === 'commander.help' ? EXIT.usage : undefined
+}
+
+/** Of what went wrong first (`suppressed`) and again while it was cleaned up. By name, because Node 22 lacks the class. */
+function isSuppressedError(error: unknown): error is SuppressedError {
+  return error instanceof Error && error.name === 'SuppressedError' && 'suppressed' in error
 }
 
 /** By name, because the class itself would bring the library with it. */

@@ -12,6 +12,8 @@ export class OnResume implements AsyncDisposable {
   readonly #command: string | undefined
   readonly #output: Output
   #child: ChildProcess | undefined
+  /** The shell ended, and something that it started went on. */
+  #leftSome = false
 
   constructor(command: string | undefined, output: Output) {
     this.#command = command
@@ -28,8 +30,12 @@ export class OnResume implements AsyncDisposable {
       stdio: ['ignore', process.stderr, process.stderr],
       detached: true,
     })
+    const { pid } = this.#child
     this.#child.once('error', error => this.#output.warn(`--on-resume could not be started: ${error.message}`))
-    this.#child.once('exit', (code, signal) => this.#ended(id, code, signal))
+    this.#child.once('exit', (code, signal) => {
+      this.#leftSome = reach(-pid!, 0)
+      this.#ended(id, code, signal)
+    })
   }
 
   #ended(restore: string, exitCode: number | null, signal: string | null): void {
@@ -40,10 +46,24 @@ export class OnResume implements AsyncDisposable {
   /** Kills what still runs, with what it started. */
   async [Symbol.asyncDispose](): Promise<void> {
     const child = this.#child
-    if (child?.pid === undefined || child.exitCode !== null || child.signalCode !== null) return
+    if (child?.pid === undefined) return
+    if (child.exitCode !== null || child.signalCode !== null) {
+      // A process of that number would be somebody else's, and so its group: what was left has ended.
+      if (this.#leftSome && !reach(child.pid, 0)) reach(-child.pid, 'SIGKILL')
+      return
+    }
     child.removeAllListeners('exit')
     const exited = once(child, 'exit')
-    process.kill(-child.pid, 'SIGKILL')
+    reach(-child.pid, 'SIGKILL')
     await exited
+  }
+}
+
+/** Whether there was a process, or with a negative number somebody in that group, that could be sent the signal. */
+function reach(id: number, signal: NodeJS.Signals | 0): boolean {
+  try {
+    return process.kill(id, signal)
+  } catch {
+    return false
   }
 }

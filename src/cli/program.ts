@@ -18,7 +18,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 and 143 interrupted.
 Begin with:
   $ thaw init
   $ thaw push --layer function --tag resize:7 memory=mem.img state=vm.state
-  $ thaw pull resize:7 /run/vm1
+  $ thaw mount resize:7 /run/vm1
 `
 
 /** @param start called when a command begins, with its name */
@@ -70,7 +70,7 @@ function defineCacheOptions(program: Command): void {
     .option('--l2-password-file <file>', 'also THAW_L2_PASSWORD')
     .option('--l2-ca <file>', 'CA of the nodes, as PEM')
     .option('--metrics <host:port>', 'serve figures to Prometheus while the command runs')
-    .option('--state-dir <dir>', 'where `thaw stats` finds running commands')
+    .option('--state-dir <dir>', 'where `thaw ps` and `thaw stats` find running commands')
     .optionsGroup('Options:')
 }
 

@@ -10,8 +10,9 @@ const PAGE_BYTES = 4096
 
 export async function listRestores({ flags, output, signal }: Invocation): Promise<void> {
   const folder = stateFolder(readCacheSettings(flags).stateDir)
-  const processes = (await findRunning(folder, signal)).flatMap(({ answer }) => (answer === undefined ? [] : [answer]))
-  const found = processes.flatMap(process => process.restores.map(restore => ({ process, restore })))
+  const sockets = await findRunning(folder, signal)
+  for (const { pid, answer } of sockets) if (answer === undefined) output.warn(`process ${pid} does not answer: it may have restores too`)
+  const found = sockets.flatMap(({ answer }) => (answer?.restores ?? []).map(restore => ({ process: answer!, restore })))
   if (output.json) for (const { process, restore } of found) output.item(documentOf(process, restore))
   else if (found.length > 0) output.lines(tableOf(found))
   if (found.length === 0) output.note(`no restore is running (looked in ${folder})`)

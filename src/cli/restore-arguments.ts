@@ -6,7 +6,13 @@ import { UsageError } from './exit.ts'
 import { parseSize, SIZE_FORMS } from './size.ts'
 
 export type FrontEndRequest =
-  | { readonly kind: 'fuse'; readonly dir: string; readonly options: MountOptions }
+  | {
+      readonly kind: 'fuse'
+      readonly dir: string
+      readonly options: MountOptions
+      /** Images that guests write to through another front end: never through this one. */
+      readonly writtenElsewhere: readonly string[]
+    }
   | { readonly kind: 'nbd'; readonly image: string; readonly options: NbdOptions }
   | { readonly kind: 'uffd'; readonly image: string; readonly options: UffdOptions }
   | { readonly kind: 'file'; readonly image: string; readonly path: string }
@@ -110,6 +116,9 @@ export function nbdOptions(flags: NbdFlags): NbdOptions {
 export function frontEndRequests(flags: FrontEndFlags): FrontEndRequest[] {
   const { uffd = [], nbd = [], fuse, file = [], writable } = flags
   const owner = socketOwner(flags)
+  const writtenElsewhere = [...nbd.map(text => pairOf('--nbd', text)), ...uffd.map(text => pairOf('--uffd', text))].map(
+    ({ image }) => image,
+  )
   // Files first: a VMM reads its state before it touches its memory.
   const requests: FrontEndRequest[] = [
     ...file.map(text => ({ kind: 'file' as const, ...pairOf('--file', text) })),
@@ -117,7 +126,7 @@ export function frontEndRequests(flags: FrontEndFlags): FrontEndRequest[] {
       const { image, path } = pairOf('--nbd', text)
       return { kind: 'nbd' as const, image, options: { socket: path, writable, ...owner } }
     }),
-    ...(fuse === undefined ? [] : [{ kind: 'fuse' as const, dir: resolve(fuse), options: mountOptions(flags) }]),
+    ...(fuse === undefined ? [] : [{ kind: 'fuse' as const, dir: resolve(fuse), options: mountOptions(flags), writtenElsewhere }]),
     ...uffd.map(text => {
       const { image, path } = pairOf('--uffd', text)
       return { kind: 'uffd' as const, image, options: { socket: path, ...owner } }

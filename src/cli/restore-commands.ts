@@ -18,7 +18,7 @@ function defineMount(program: Command, start: Start): void {
     .description('show the images of a snapshot as files, which are there at once')
     .argument('<ref>', 'the snapshot')
     .argument('<dir>', 'where the files are; made if it is missing')
-  mountFlags(restoreFlags(command))
+  restoreFlags(mountFlags(command))
     .addHelpText('after', examples('thaw mount resize:7 /run/vm1', 'thaw mount resize:7 /run/vm1 --writable --on-resume ./renew.sh'))
     .action(async (ref: string, dir: string, flags: MountFlags & RestoreFlags) => {
       const [{ runRestore }, { mountOptions, restoreSettings }] = await Promise.all([
@@ -26,7 +26,12 @@ function defineMount(program: Command, start: Start): void {
         import('./restore-arguments.ts'),
       ])
       const { resolve } = await import('node:path')
-      await runRestore(start('mount'), ref, [{ kind: 'fuse', dir: resolve(dir), options: mountOptions(flags) }], restoreSettings(flags))
+      await runRestore(
+        start('mount'),
+        ref,
+        [{ kind: 'fuse', dir: resolve(dir), options: mountOptions(flags), writtenElsewhere: [] }],
+        restoreSettings(flags),
+      )
     })
 }
 
@@ -37,14 +42,16 @@ function defineServe(program: Command, start: Start): void {
     .description('as a network block device')
     .argument('<ref>', 'the snapshot')
     .argument('<image>', 'its image')
-  socketFlags(restoreFlags(nbd))
+  nbd
+    .option('--socket <path>', 'the Unix socket to make')
     .option('--listen <host:port>', 'serve on TCP instead; :PORT is 127.0.0.1')
     .option('--writable', 'take writes, into an overlay')
     .option('--export-name <name>', "what clients may call it besides ''; default: the image's name")
-    .option('--connections <n>', 'at most so many at a time')
+    .option('--connections <n>', 'at most so many clients at a time; default 256')
     .option('--tls-cert <file>', 'speak TLS, with this certificate')
     .option('--tls-key <file>', 'its key')
     .option('--tls-ca <file>', 'take only clients with a certificate of this CA')
+  restoreFlags(ownerFlags(nbd))
     .addHelpText('after', examples('thaw serve nbd resize:7 rootfs --socket /run/vm1/rootfs.sock --writable'))
     .action(async (ref: string, image: string, flags: NbdFlags & RestoreFlags) => {
       const [{ runRestore }, { nbdOptions, restoreSettings }] = await Promise.all([
@@ -58,8 +65,8 @@ function defineServe(program: Command, start: Start): void {
     .description("as memory behind userfaultfd, by Firecracker's protocol")
     .argument('<ref>', 'the snapshot')
     .argument('<image>', 'its image')
-  socketFlags(restoreFlags(uffd))
-    .addHelpText('after', examples('thaw serve uffd resize:7 memory --socket /srv/jailer/vm1/root/uffd.sock --socket-uid 1001'))
+  restoreFlags(ownerFlags(uffd.option('--socket <path>', 'the Unix socket to make')))
+    .addHelpText('after', examples('thaw serve uffd resize:7 memory --socket /jail/1/u.sock --socket-uid 1001'))
     .action(async (ref: string, image: string, flags: SocketFlags & RestoreFlags) => {
       const [{ runRestore }, { restoreSettings, uffdOptions }] = await Promise.all([
         import('./restore.ts'),
@@ -78,10 +85,13 @@ function defineRestore(program: Command, start: Start): void {
     .option('--nbd <image=socket>', 'as a network block device, repeatable', collect)
     .option('--fuse <dir>', 'all of them as files')
     .option('--file <image=path>', 'whole, as a file that is written first; repeatable', collect)
-  ownerFlags(mountFlags(restoreFlags(command)))
+  restoreFlags(mountFlags(ownerFlags(command)))
     .addHelpText(
       'after',
-      examples('thaw restore resize:7 --uffd memory=/jail/1/u.sock --nbd rootfs=/jail/1/rootfs.sock --file state=/jail/1/vm.state'),
+      examples(
+        'thaw restore resize:7 --uffd memory=/jail/1/u.sock --file state=/jail/1/state',
+        'thaw restore resize:7 --fuse /run/vm1 --nbd rootfs=/run/vm1.sock --writable',
+      ),
     )
     .action(async (ref: string, flags: FrontEndFlags & RestoreFlags) => {
       const [{ runRestore }, { frontEndRequests, restoreSettings }] = await Promise.all([
@@ -131,13 +141,15 @@ function defineCommit(program: Command, start: Start): void {
 
 function restoreFlags(command: Command): Command {
   return command
-    .option('--id <id>', "the restore's id; default: a fresh one")
+    .optionsGroup('Options of the restore:')
+    .option('--id <id>', 'default: a fresh one')
     .option('--on-resume <cmd>', 'run this once the first VMM is there; gets THAW_RESTORE, THAW_SNAPSHOT, THAW_RANDOM')
-    .option('--overlay-dir <dir>', 'where private writes lie; default /var/tmp/thaw-overlays')
+    .option('--overlay-dir <dir>', 'where private writes lie; default /var/tmp/thaw-overlays-UID')
     .option('--overlay-max <size>', 'at most so many bytes of them')
     .option('--keep-overlay', 'leave them when the restore ends')
     .option('--page-deadline <seconds>', 'how long a page is waited for before it is an error; default 60')
     .option('--spin <microseconds>', 'look for more work that long before sleeping; default 50')
+    .optionsGroup('Options:')
 }
 
 function mountFlags(command: Command): Command {
@@ -145,13 +157,9 @@ function mountFlags(command: Command): Command {
     .option('--writable', 'take writes, into an overlay')
     .option('--allow-other', 'let other users see the files')
     .option('--read-ahead <size>', 'let the kernel read ahead; default 0: only what is touched')
-    .option('--file-mode <mode>', 'of the files; default 444, writable 644')
+    .option('--file-mode <mode>', 'of the files; default 444, writable 644; with an owner 400, 600')
     .option('--file-uid <uid>', 'owner of the files, for a VMM that runs as another user')
     .option('--file-gid <gid>', 'group of the files')
-}
-
-function socketFlags(command: Command): Command {
-  return ownerFlags(command.option('--socket <path>', 'the Unix socket to make'))
 }
 
 function ownerFlags(command: Command): Command {

@@ -1,59 +1,101 @@
 /**
- * `thaw restore`, and its short forms `mount` and `serve`: one restore in the foreground, until it is told to stop or its guests are gone.
+ * `thaw restore`, and its short forms `mount` and `serve`: one restore in the foreground, until it is told to stop or its VMM is gone.
  *
  * Standard output has one line when everything is served, `ready RESTORE PATH...`; with `--json` it has a document for each event. People are told of events on standard error.
+ * By then the restore can be found by `thaw ps` and `thaw commit`.
  */
 import { basename, dirname } from 'node:path'
-import { mount, notifyServiceManager, type Restore, type RestoreEvent, type Snapshot, serveNbd, serveUffd, ThawError } from '../index.ts'
+import { mount, notifySupervisor, type Restore, type RestoreEvent, type Snapshot, serveNbd, serveUffd, ThawError } from '../index.ts'
 import { readCacheSettings } from './cache-settings.ts'
 import { Caches } from './caches.ts'
 import { connectWithKeys } from './connect.ts'
+import { EndFailed } from './exit.ts'
 import type { Invocation } from './invocation.ts'
 import { OnResume } from './on-resume.ts'
+import type { Output } from './output.ts'
 import type { FrontEndRequest, RestoreSettings } from './restore-arguments.ts'
+import { RestoreEvents } from './restore-events.ts'
+import { findRunning } from './running.ts'
+import { stateFolder } from './state-folder.ts'
 
 /** What of a front end the command waits for. */
 interface Served {
   readonly path: string
   /** Settles when it has ended; with why, if that is a failure. */
   readonly ended: Promise<string | undefined>
+  /** It ends with its VMM. */
+  readonly isVmm?: boolean
 }
 
-/** @throws UsageError, and what the library throws */
+/** @throws UsageError, and what the library throws; EndFailed once guests were served */
 export async function runRestore(
   invocation: Invocation,
   ref: string,
   requests: readonly FrontEndRequest[],
+  settings: RestoreSettings,
+): Promise<void> {
+  const stage = { isReady: false }
+  try {
+    await serveAll(invocation, ref, requests, settings, stage)
+  } catch (error) {
+    throw stage.isReady ? new EndFailed(error) : error
+  }
+}
+
+async function serveAll(
+  invocation: Invocation,
+  ref: string,
+  requests: readonly FrontEndRequest[],
   { overlay, id, pageDeadlineMs, spinMicroseconds, onResume }: RestoreSettings,
+  stage: { isReady: boolean },
 ): Promise<void> {
   const { output, signal } = invocation
+  if (id !== undefined) await requireUnused(invocation, id)
   await using caches = await Caches.open(invocation, readCacheSettings(invocation.flags), { spinMicroseconds })
   const { store } = await connectWithKeys(invocation, { cache: caches.cache })
   await using _ = store
   await using snapshot = await store.open(ref, { signal })
   await using hook = new OnResume(onResume, output)
+  const events = new RestoreEvents(output)
   const onEvent = (event: RestoreEvent): void => {
-    tell(invocation, restore, event)
+    events.take(restore, event)
     if (event.kind === 'connected') hook.run(restore)
   }
   await using restore: Restore = await snapshot.restore({ id, overlay, pageDeadlineMs, onEvent })
   const served: Served[] = []
-  for (const request of requests) served.push(await serve(snapshot, restore, request, signal))
-  caches.announce(store, [restore])
-  const paths = served.map(({ path }) => path)
-  const { id: restoreId } = restore
-  if (output.json) output.item({ event: 'ready', restore: restoreId, snapshot: snapshot.id, paths })
-  else output.lines([`ready ${restoreId} ${paths.join(' ')}`])
-  await notifyServiceManager('READY=1')
+  try {
+    for (const request of requests) served.push(await serve(snapshot, restore, request, signal))
+    await caches.announceRestores(store, [restore])
+    sayReady(output, restore, served)
+    stage.isReady = true
+  } finally {
+    events.release()
+  }
+  await notifySupervisor('READY=1')
   const failure = await Promise.race([ended(served), aborted(signal)])
-  await notifyServiceManager('STOPPING=1')
-  if (failure !== undefined) throw new ThawError('UNAVAILABLE', failure, { object: restoreId })
+  await notifySupervisor('STOPPING=1')
+  if (failure !== undefined) throw new ThawError('UNAVAILABLE', failure, { object: restore.id })
+}
+
+/** @throws CONFLICT if a restore of that id runs: nobody could tell the two apart */
+async function requireUnused({ flags, signal }: Invocation, id: string): Promise<void> {
+  const found = await findRunning(stateFolder(readCacheSettings(flags).stateDir), signal)
+  const other = found.find(({ answer }) => answer?.restores.some(restore => restore.id === id))
+  if (other !== undefined) throw new ThawError('CONFLICT', `restore ${id} runs already, in process ${other.pid}`, { object: id })
+}
+
+function sayReady(output: Output, { id, snapshot }: Restore, served: readonly Served[]): void {
+  const paths = served.map(({ path }) => path)
+  if (output.json) output.item({ event: 'ready', restore: id, snapshot: snapshot.id, paths })
+  else output.lines([`ready ${id} ${paths.join(' ')}`])
 }
 
 async function serve(snapshot: Snapshot, restore: Restore, request: FrontEndRequest, signal: AbortSignal): Promise<Served> {
   switch (request.kind) {
     case 'fuse': {
-      const { path, ended } = await mount(restore, request.dir, request.options)
+      const { dir, options, writtenElsewhere } = request
+      const writable = options.writable && snapshot.images.map(({ name }) => name).filter(name => !writtenElsewhere.includes(name))
+      const { path, ended } = await mount(restore, dir, { ...options, writable })
       return { path, ended: ended.then(end => (end.reason === 'failed' ? `the mount failed: ${end.error.message}` : undefined)) }
     }
     case 'nbd': {
@@ -63,7 +105,8 @@ async function serve(snapshot: Snapshot, restore: Restore, request: FrontEndRequ
     }
     case 'uffd': {
       const { socket, closed } = await serveUffd(restore, request.image, request.options)
-      return { path: socket, ended: closed.then(end => (end.reason === 'killed' ? `the VMM was killed: ${end.why}` : undefined)) }
+      const failure = closed.then(end => (end.reason === 'killed' ? `the VMM was killed: ${end.why}` : undefined))
+      return { path: socket, ended: failure, isVmm: true }
     }
     case 'file':
       await snapshot.pull(dirname(request.path), {
@@ -75,10 +118,14 @@ async function serve(snapshot: Snapshot, restore: Restore, request: FrontEndRequ
   }
 }
 
-/** The first failure, or when everything has ended. */
+/** The first failure, or when the VMMs are gone: of disks and files nobody knows when the last reader has come. Without a VMM, when everything has ended. */
 async function ended(served: readonly Served[]): Promise<string | undefined> {
-  const failures = await Promise.all(served.map(({ ended }) => ended))
-  return failures.find(failure => failure !== undefined)
+  const { promise, resolve } = Promise.withResolvers<string | undefined>()
+  for (const { ended } of served) void ended.then(failure => failure !== undefined && resolve(failure))
+  const vmms = served.filter(({ isVmm }) => isVmm)
+  const last = (vmms.length > 0 ? vmms : served).map(({ ended }) => ended)
+  void Promise.all(last).then(failures => resolve(failures.find(failure => failure !== undefined)))
+  return await promise
 }
 
 /** Being told to stop is how these commands end: it is no failure. */
@@ -87,31 +134,4 @@ async function aborted(signal: AbortSignal): Promise<undefined> {
   const { promise, resolve } = Promise.withResolvers<undefined>()
   signal.addEventListener('abort', () => resolve(undefined), { once: true })
   await promise
-}
-
-function tell({ output }: Invocation, { id }: Restore, { kind, ...event }: RestoreEvent): void {
-  if (output.json) output.item({ event: kind, restore: id, ...event })
-  else output.note(`${event.path}: ${wordsOf({ kind, ...event } as RestoreEvent)}`)
-}
-
-function wordsOf(event: RestoreEvent): string {
-  switch (event.kind) {
-    case 'connected':
-      return `connected${processOf(event.pid)}`
-    case 'disconnected':
-      return `disconnected${processOf(event.pid)}`
-    case 'refused':
-      return `refused a client${processOf(event.pid)}: ${event.reason}`
-    case 'corrupt':
-    case 'unreadable':
-      return `page ${event.page} of ${event.image} cannot be had: ${event.code ?? 'an unexpected failure'}`
-    case 'killed':
-      return `killed process ${event.pid}: ${event.reason}`
-    case 'closed':
-      return `closed: ${event.reason}`
-  }
-}
-
-function processOf(pid: number | undefined): string {
-  return pid === undefined ? '' : ` (process ${pid})`
 }
