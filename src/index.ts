@@ -26,6 +26,7 @@ export { type FigureSource, type MetricsOptions, type MetricsServer, metricsText
 export { checkTagName, checkTenantName, formatTagName, parseRef, type Ref, type TagName } from './names.ts'
 export { notifySupervisor } from './notify.ts'
 export { Cache, type CacheOptions, createCache } from './open-cache.ts'
+export type { OverlayFigures, OverlayImageFigures } from './overlay.ts'
 export type { ServedFigures } from './pager/figures.ts'
 export type { PagerOptions } from './pager/threads.ts'
 export type { PulledImage, PullOptions, PullProgress, PullResult } from './pull.ts'

@@ -98,8 +98,6 @@ export interface AttachOptions {
   readonly states?: readonly string[] | undefined
   /** Has what the guest wrote arrive in the overlay. */
   flush?(): Promise<void>
-  /** Closed if the pager dies: whoever waits at them must not wait for ever. */
-  readonly descriptors?: readonly number[] | undefined
   onEvent(event: FrontEndEvent): void
   /** Ends the front end, by closing what was returned by `attach` too: called when the restore is closed. */
   close(): Promise<void>
@@ -108,7 +106,7 @@ export interface AttachOptions {
 export interface AttachedFrontEnd {
   /** Lets go of it: afterwards its descriptors may be closed. Idempotent, does not reject. */
   detach(): Promise<void>
-  /** Settles with the reason if the pager died, and so the front end with it; its descriptors are closed then. */
+  /** Settles with the reason if the pager died, and so the front end with it. It closes its descriptors: whoever waits at them must not wait for ever. */
   readonly died: Promise<Error>
 }
 
@@ -213,12 +211,11 @@ export class Restore implements AsyncDisposable {
    * @throws CONFLICT if another front end writes to the same image; UNSUPPORTED without koffi; what the front end's start throws
    */
   async attach(spec: FrontEndSpec, options: AttachOptions): Promise<AttachedFrontEnd> {
-    const { descriptors = [] } = options
     const died = Promise.withResolvers<Error>()
     const detach = await this.#join(options, async () => {
       const { pager, number } = await this.#page()
       const frontEnd = pager.number()
-      const hooks = { onEvent: (event: FrontEndEvent) => options.onEvent(event), onPagerDied: died.resolve, descriptors }
+      const hooks = { onEvent: (event: FrontEndEvent) => options.onEvent(event), onPagerDied: died.resolve }
       await pager.startFrontEnd(number, frontEnd, spec, hooks)
       return () => pager.endFrontEnd(frontEnd)
     })

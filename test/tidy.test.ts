@@ -58,7 +58,7 @@ const MAY_IMPORT: Readonly<Record<string, string>> = {
   notify: 'util',
   testing: 'store util',
   index:
-    'cache changes commit diff engine errors exec find front-ends frontend inspect keys manifest metrics names notify open-cache pager pull push reader refs restore snapshot snapshot-store stats store util verify warm',
+    'cache changes commit diff engine errors exec find front-ends frontend inspect keys manifest metrics names notify open-cache overlay pager pull push reader refs restore snapshot snapshot-store stats store util verify warm',
   cli: 'index',
 }
 

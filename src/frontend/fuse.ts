@@ -2,18 +2,20 @@
  * `mount`: the images of a restore as files of a folder, by FUSE, for whoever opens files: QEMU (`mem-path=DIR/memory,share=on`), `cp`, a debugger.
  *
  * Pages are fetched as they are touched; with read-ahead, what follows them too. A writable mount keeps what is written in the restore's overlay. It is served on the restore's
- * pager (fuse/server.ts); this half mounts, hands on what happens and unmounts. When this process dies, readers get errors and the guard takes the mount off.
+ * pager (fuse/server.ts), without koffi on this thread (fuse/blocking-device.ts); this half mounts, hands on what happens and unmounts. When this process dies, readers get errors
+ * and the guard takes the mount off.
  *
  * Only who mounts can look into it, unless another is named: guest memory is full of secrets. It does not see what another front end of the restore writes meanwhile to the same
  * image: the kernel keeps the pages it has read.
  */
 import { closeSync } from 'node:fs'
 import { join } from 'node:path'
-import { setImmediate } from 'node:timers/promises'
 import { type Guard, startGuard, type Watched } from '../guard.ts'
 import type { FrontEndEvent } from '../pager.ts'
-import type { AttachedFrontEnd, Restore, RestoreEvent } from '../restore.ts'
+import type { AttachOptions, Restore, RestoreEvent } from '../restore.ts'
+import { tryLoadNative } from '../util/native.ts'
 import {
+  askAt,
   detachAt,
   flushFile,
   type MountFolder,
@@ -21,13 +23,18 @@ import {
   openFuseDevice,
   prepareFolder,
   removeMadeFolders,
+  takeOffAtExit,
   unmountAt,
 } from './fuse/mounting.ts'
+import { type FuseServing, serveHere, serveOnPager } from './fuse/serving.ts'
 import type { FileLook, FuseEvent, FuseSpec } from './fuse/spec.ts'
 
 export interface MountOptions {
-  /** Whether files can be written to; what is written is in the restore's overlay. Sizes do not change. Default: no, the mount is read-only. */
-  readonly writable?: boolean | undefined
+  /**
+   * Whether files can be written to, or which of them; what is written is in the restore's overlay. Sizes do not change. Default: none, the mount is read-only. Names are for
+   * a restore of which another front end writes to the other images: a disk behind NBD, say.
+   */
+  readonly writable?: boolean | readonly string[] | undefined
   /** Lets other users in. Default: no, unless `uid` or `gid` names one. The permission bits still say what they may. */
   readonly allowOther?: boolean | undefined
   /** Whose the files are, for a VMM that runs as another user; default: who runs this process. */
@@ -53,17 +60,22 @@ const READ_AHEAD_MAX = 2 ** 30
 
 /**
  * Mounts the images of a restore at `dir`, which is made if it is not there, and then removed at the end. Resolves when files can be read.
- * @throws DENIED without the right to mount; CONFLICT if the folder is not empty, or another front end writes to an image; UNSUPPORTED without FUSE or koffi; NOT_FOUND,
- * NO_SPACE, UNAVAILABLE; CLOSED; TypeError and RangeError
+ *
+ * Without koffi this thread serves the mount, as fast as it has time for it: while it is held up nobody reads, and where it waits for the mount itself (`readFileSync`, a program that
+ * is started in it) it waits for ever. There is no guard then: a process that is killed leaves a dead mount, which `umount` takes off, or the next mount at `dir`. Its readers get
+ * errors all the same.
+ * @throws DENIED without the right to mount; CONFLICT if the folder is not empty, or another front end writes to an image; UNSUPPORTED without FUSE; NOT_FOUND, NO_SPACE,
+ * UNAVAILABLE; CLOSED; TypeError and RangeError
  */
 export async function mount(restore: Restore, dir: string, options: MountOptions = {}): Promise<Mount> {
   checkOptions(dir, options)
-  const guard = await startGuard()
+  const isHere = (await tryLoadNative()) === undefined
+  const guard = isHere ? undefined : await startGuard()
   let folder: MountFolder | undefined
   let fd: number | undefined
   try {
     folder = await prepareFolder(dir)
-    fd = openFuseDevice()
+    fd = openFuseDevice(isHere)
     const mount = new Mount({ restore, folder, guard, options, fd })
     await mount.start()
     return mount
@@ -71,7 +83,7 @@ export async function mount(restore: Restore, dir: string, options: MountOptions
     // Whoever waits at it already gets an error.
     if (fd !== undefined) closeSync(fd)
     if (folder !== undefined) await removeMadeFolders(folder)
-    await guard.close()
+    await guard?.close()
     throw error
   }
 }
@@ -92,7 +104,8 @@ function checkOptions(dir: string, { uid, gid, mode, readAheadBytes }: MountOpti
 interface MountParts {
   readonly restore: Restore
   readonly folder: MountFolder
-  readonly guard: Guard
+  /** None: it is served on this thread. */
+  readonly guard: Guard | undefined
   readonly options: MountOptions
   /** /dev/fuse. */
   readonly fd: number
@@ -105,55 +118,64 @@ export class Mount implements AsyncDisposable {
   /** Resolves when nothing is served any more and the mount is off; never rejects. */
   readonly ended: Promise<MountEnd>
   readonly #parts: MountParts
-  readonly #fd: number
   readonly #ending = Promise.withResolvers<MountEnd>()
   /** By which the mount is known, when it is there. */
   #device = ''
-  #isClosedByPager = false
   #watched: Watched | undefined
-  #attached: AttachedFrontEnd | undefined
+  /** Settles when it is served, or never will be. */
+  readonly #started = Promise.withResolvers<FuseServing | undefined>()
   #finishing: Promise<void> | undefined
 
   /** @internal */
   constructor(parts: MountParts) {
     this.#parts = parts
-    this.#fd = parts.fd
     this.path = parts.folder.path
     this.ended = this.#ending.promise
   }
 
   /** @internal The descriptor is this mount's when this resolves, else the caller's. */
   async start(): Promise<void> {
-    const { restore, guard, options } = this.#parts
-    const { writable: isWritable = false, readAheadBytes = 0 } = options
-    const watched = await guard.watchMount(this.path)
     try {
-      const source = `thaw:${restore.snapshot.id.slice(0, 12)}`
-      this.#device = await mountAt(this.path, { fd: this.#fd, source, isWritable, allowOther: allowsOther(options) })
-      this.#attached = await this.#attach({ kind: 'fuse', fd: this.#fd, look: lookOf(restore, options), isWritable, readAheadBytes })
+      const serving = await this.#begin()
+      void serving.died.then(error => this.#finish({ reason: 'failed', error }))
+      this.#started.resolve(serving)
     } catch (error) {
-      if (this.#device !== '') await detachAt(this.path, this.#device)
-      watched.release()
+      this.#started.resolve(undefined)
       throw error
     }
-    this.#watched = watched
-    void this.#attached.died.then(error => {
-      this.#isClosedByPager = true
-      return this.#finish({ reason: 'failed', error })
-    })
   }
 
-  #attach(spec: FuseSpec): Promise<AttachedFrontEnd> {
-    const { restore } = this.#parts
-    return restore.attach(spec, {
+  async #begin(): Promise<FuseServing> {
+    const { restore, guard, options, fd } = this.#parts
+    const { readAheadBytes = 0 } = options
+    const writable = writableImages(restore, options)
+    const watched = await guard?.watchMount(this.path)
+    try {
+      const source = `thaw:${restore.snapshot.id.slice(0, 12)}`
+      this.#device = await mountAt(this.path, { fd, source, isWritable: writable.length > 0, allowOther: allowsOther(options) })
+      const serving = await this.#serve({ kind: 'fuse', fd, look: lookOf(restore, options), writable, readAheadBytes })
+      this.#watched = watched
+      return serving
+    } catch (error) {
+      if (this.#device !== '') await detachAt(this.path, this.#device)
+      watched?.release()
+      throw error
+    }
+  }
+
+  #serve(spec: FuseSpec): Promise<FuseServing> {
+    const { restore, guard } = this.#parts
+    const options: AttachOptions = {
       kind: 'fuse',
       path: this.path,
-      writable: spec.isWritable ? restore.snapshot.images.map(({ name }) => name) : [],
+      writable: spec.writable,
       flush: () => this.flush(),
-      descriptors: [spec.fd],
       onEvent: (event: FrontEndEvent) => this.#hear(event as FuseEvent),
       close: () => this.close(),
-    })
+    }
+    if (guard !== undefined) return serveOnPager(restore, spec, options)
+    const [path, device] = [this.path, this.#device]
+    return serveHere(restore, spec, options, { wake: () => askAt(path, device), wakeAtExit: () => takeOffAtExit(path, device) })
   }
 
   #hear(event: FuseEvent): void {
@@ -175,8 +197,7 @@ export class Mount implements AsyncDisposable {
 
   async #flush(): Promise<void> {
     const { restore, options } = this.#parts
-    if (options.writable !== true) return
-    for (const { name } of restore.snapshot.images) await flushFile(join(this.path, name))
+    for (const name of writableImages(restore, options)) await flushFile(join(this.path, name))
   }
 
   /**
@@ -196,29 +217,20 @@ export class Mount implements AsyncDisposable {
   }
 
   async #takeOff(end: MountEnd): Promise<void> {
+    const serving = await this.#started.promise
+    // Whoever wanted it took off what there was.
+    if (serving === undefined) return
     const { folder, guard } = this.#parts
-    if (end.reason === 'closed') await unmountAt(this.path, this.#device, () => this.#flushForced())
-    await this.#letGo()
+    // What was written and cannot be sent is lost, and whoever wrote it is told by its next fsync, if it lives.
+    if (end.reason === 'closed' && !(await unmountAt(this.path, this.#device))) await this.#flush().catch(() => undefined)
+    await serving.end()
     // Nobody serves it any more: what is still there is dead.
     await detachAt(this.path, this.#device)
     await removeMadeFolders(folder)
     this.#watched?.release()
-    await guard.close()
+    await guard?.close()
     this.#ending.resolve(end)
     this.#emit({ kind: 'closed', reason: end.reason })
-  }
-
-  /** They are lost then, and whoever wrote them is told by its next fsync, if it lives. */
-  async #flushForced(): Promise<void> {
-    await this.#flush().catch(() => undefined)
-  }
-
-  /** Ends the serving, and with the last descriptor the waiting of all who read. */
-  async #letGo(): Promise<void> {
-    await this.#attached?.detach()
-    // That the pager died meanwhile, and closed it, has been told by then.
-    await setImmediate()
-    if (!this.#isClosedByPager) closeSync(this.#fd)
   }
 
   #emit(event: EventOfMount): void {
@@ -227,6 +239,11 @@ export class Mount implements AsyncDisposable {
 }
 
 type EventOfMount = RestoreEvent extends infer Event ? (Event extends RestoreEvent ? Omit<Event, 'frontEnd' | 'path'> : never) : never
+
+function writableImages({ snapshot }: Restore, { writable = false }: MountOptions): readonly string[] {
+  if (typeof writable !== 'boolean') return writable
+  return writable ? snapshot.images.map(({ name }) => name) : []
+}
 
 function allowsOther({ allowOther, uid, gid }: MountOptions): boolean {
   return allowOther ?? (uid !== undefined || gid !== undefined)

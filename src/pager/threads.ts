@@ -1,9 +1,8 @@
 /**
  * The pagers of an engine, as main sees them: threads that are started when the first restore is, and restores spread over them.
  *
- * A pager that dies takes nothing silently along: descriptors that it served are closed, so that whoever waits at them gets an error, and each restore is told.
+ * A pager that dies takes nothing silently along: every front end is told, and closes the descriptors that it served, so that whoever waits at them gets an error.
  */
-import { closeSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { Worker } from 'node:worker_threads'
 import type { Engine, Line } from '../engine.ts'
@@ -24,10 +23,8 @@ export interface PagerOptions {
 /** What a front end's main half gives to `attach`. */
 export interface FrontEndHooks {
   onEvent(event: FrontEndEvent): void
-  /** Its pager died. Its descriptors are closed. */
+  /** Its pager died: whoever waits at its descriptors must not wait for ever. */
   onPagerDied(error: Error): void
-  /** Closed if the pager dies. */
-  readonly descriptors: readonly number[]
 }
 
 const THREADS_MAX = 4
@@ -191,7 +188,6 @@ export class PagerHandle {
   #onExit(): void {
     this.#error ??= new Error('the thread ended')
     for (const call of this.#calls.values()) call.reject(this.#reason())
-    for (const { descriptors } of this.#frontEnds.values()) for (const fd of descriptors) closeSync(fd)
     for (const hooks of this.#frontEnds.values()) hooks.onPagerDied(this.#reason())
     this.#frontEnds.clear()
     handles.delete(this)

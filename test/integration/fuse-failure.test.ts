@@ -4,15 +4,17 @@ import { existsSync } from 'node:fs'
 import { mkdir, readdir, readlink, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { mount } from '../../src/frontend/fuse.ts'
+import { PagerHandle } from '../../src/pager/threads.ts'
+import type { PagedImage } from '../../src/pager.ts'
 import { codeOfAsync } from '../code-of.ts'
 import { randomImage } from '../small-store.ts'
 import { isMounted, python, Served, start, told, until } from './fuse-mounted.ts'
 
 const image = randomImage(1000)
 /** A page of random bytes in a chunk of its own. */
-const FAR = 640 * 4096
+const FAR = 800 * 4096
 const CHILD = fileURLToPath(new URL('./fuse-child.ts', import.meta.url))
 
 const READ_FAR = `
@@ -111,9 +113,8 @@ it('an error of the store is an error of the read, and passes', async () => {
   expect(await told(python(READ_FAR, path, FAR))).toContain('EIO')
   served.gate.open()
   expect(await told(python(READ_FAR, path, FAR))).toContain(bytesAt(FAR))
-  expect(served.events.filter(({ kind }) => kind === 'unreadable')).toMatchObject([
-    { image: 'memory', page: FAR / 4096, code: 'NOT_FOUND' },
-  ])
+  const event = served.events.find(({ kind }) => kind === 'unreadable')
+  expect(event).toMatchObject({ image: 'memory', page: FAR / 4096, code: 'NOT_FOUND' })
   await close()
 })
 
@@ -171,6 +172,51 @@ describe('a mount', () => {
     expect(holders).toEqual([String(process.pid)])
     await mounted.close()
   })
+})
+
+describe('a pager that dies', () => {
+  afterEach(() => vi.restoreAllMocks())
+
+  const descriptorsOfFuse = async (): Promise<number> => {
+    const fds = await readdir('/proc/self/fd')
+    const targets = await Promise.all(fds.map(fd => readlink(`/proc/self/fd/${fd}`).catch(() => '')))
+    return targets.filter(target => target === '/dev/fuse').length
+  }
+
+  it('is an error for its readers, and the end of its mounts', async () => {
+    const pagers = heldPagers()
+    const mounted = await served.mount()
+    served.gate.shut()
+    const path = join(mounted.path, 'memory')
+    const programs = [python(READ_FAR, path, FAR), python(MAP_FAR, path, FAR)]
+    await Promise.all(programs.map(({ said }) => said('reads')))
+    for (const pager of pagers) kill(pager)
+    expect(await mounted.ended).toMatchObject({ reason: 'failed' })
+    const [reader, mapper] = await Promise.all(programs.map(({ ended }) => ended))
+    expect(reader!.stdout.toString()).toMatch(/reads\n(EIO|ENOTCONN|ECONNABORTED)/)
+    expect(mapper!.signal).toBe('SIGBUS')
+    expect(existsSync(mounted.path)).toBe(false)
+    expect(await descriptorsOfFuse()).toBe(0)
+  })
+
+  it('before it has a mount leaves none, and closes nothing twice', async () => {
+    heldPagers(kill)
+    const restore = await served.restore()
+    const dir = served.folder()
+    expect(await codeOfAsync(() => mount(restore, dir))).toBe('CLOSED')
+    expect(existsSync(dir)).toBe(false)
+    expect(await descriptorsOfFuse()).toBe(0)
+  })
+})
+
+it('a restore that is closed while it is mounted leaves no mount', async () => {
+  const restore = await served.restore()
+  const dir = served.folder()
+  const making = codeOfAsync(async () => (await mount(restore, dir)).ended)
+  await until(() => isMounted(dir))
+  await restore.close()
+  await making
+  expect(existsSync(dir)).toBe(false)
 })
 
 describe('a server', () => {
@@ -234,6 +280,23 @@ describe('a server', () => {
     expect(stdout.toString()).toContain('closed')
   })
 })
+
+/** Ends a pager's thread by a bug: of that restore it knows nothing. */
+function kill(pager: PagerHandle): void {
+  pager.setImage(-1, { name: 'memory' } as PagedImage)
+}
+
+/** The pagers that front ends are given from now on. */
+function heldPagers(before: (pager: PagerHandle) => void = () => undefined): PagerHandle[] {
+  const held: PagerHandle[] = []
+  const { startFrontEnd } = PagerHandle.prototype
+  vi.spyOn(PagerHandle.prototype, 'startFrontEnd').mockImplementation(function (this: PagerHandle, ...args) {
+    held.push(this)
+    before(this)
+    return startFrontEnd.apply(this, args)
+  })
+  return held
+}
 
 /** A restore that waits that long for a page, and its mount's file. */
 async function mountHere(pageDeadlineMs?: number): Promise<{ readonly path: string; readonly close: () => Promise<void> }> {

@@ -1,11 +1,11 @@
 /**
- * The descriptor of a mount, and answers as they are written to it. One read gives one request, one write is one answer. Nothing here waits: the descriptor is non-blocking.
+ * The descriptor of a mount, and answers as they are written to it. One read gives one request, one write is one answer. Nothing here waits.
  *
  * An answer that the kernel does not take is an error for whoever waits, never silence: ENOENT alone means that nobody waits any more.
  */
 import type { Gathered } from '../../pager.ts'
 import { ERRNO, type Native } from '../../util/native.ts'
-import { REPLY_HEADER, REPLY_HEADER_BYTES } from './protocol.ts'
+import { HEADER, REPLY_HEADER, REPLY_HEADER_BYTES } from './protocol.ts'
 
 /** Largest answer that is put together here: a page of directory entries. Bytes of images are not: they go out from where they lie. */
 export const BODY_BYTES = 4096
@@ -18,15 +18,24 @@ export const UNMOUNTED = -1
 export interface Transport {
   /** @returns bytes of a request, or NOTHING, or UNMOUNTED */
   receive(request: Uint8Array): number
+  /** Whether `receive` would say UNMOUNTED; takes no request. */
+  isUnmounted(): boolean
   /** @returns errno, or 0 */
   write(answer: Uint8Array, sizeBytes: number): number
   /** `header` always is the same memory. @returns errno, or 0 */
   writeGathered(header: Uint8Array, bytes: Gathered): number
 }
 
+/** Of <poll.h>: struct pollfd, and the event that is always told. The kernel sets it for a connection that has ended. */
+const POLLFD_BYTES = 8
+const POLLFD_REVENTS = 6
+const POLLERR = 8
+
+/** On a descriptor that is non-blocking. */
 export class NativeTransport implements Transport {
   readonly #native: Native
   readonly #fd: number
+  readonly #pollFd = Buffer.alloc(POLLFD_BYTES)
   /** Where the header lies; found out once. */
   #headerAddress = 0
 
@@ -41,9 +50,13 @@ export class NativeTransport implements Transport {
       if (sizeBytes >= 0) return sizeBytes
       const errno = this.#native.errno()
       if (errno === ERRNO.EAGAIN) return NOTHING
-      // ENOENT: who asked has been killed meanwhile. EIO: it did not fit, and was answered by the kernel.
-      if (errno !== ERRNO.EINTR && errno !== ERRNO.ENOENT && errno !== ERRNO.EIO) return UNMOUNTED
+      if (!isPassing(errno)) return UNMOUNTED
     }
+  }
+
+  isUnmounted(): boolean {
+    this.#pollFd.writeInt32LE(this.#fd, 0)
+    return this.#native.poll(this.#pollFd, 1, 0) > 0 && (this.#pollFd.readUInt16LE(POLLFD_REVENTS) & POLLERR) !== 0
   }
 
   write(answer: Uint8Array, sizeBytes: number): number {
@@ -55,6 +68,26 @@ export class NativeTransport implements Transport {
     bytes.setHeader(this.#headerAddress, REPLY_HEADER_BYTES)
     return this.#native.writev(this.#fd, bytes.vectors, bytes.vectorCount) < 0 ? this.#native.errno() : 0
   }
+}
+
+/** Whether a read that failed is to be tried again. ENOENT: who asked has been killed meanwhile. EIO: it did not fit, and was answered by the kernel. */
+export function isPassing(errno: number): boolean {
+  return errno === ERRNO.EINTR || errno === ERRNO.ENOENT || errno === ERRNO.EIO
+}
+
+/** The answer EIO to a request, for those who have no session. */
+export function refusalOf(request: Buffer): Buffer {
+  const answer = Buffer.alloc(REPLY_HEADER_BYTES)
+  answer.writeInt32LE(REPLY_HEADER_BYTES, REPLY_HEADER.length * 4)
+  answer.writeInt32LE(-ERRNO.EIO, REPLY_HEADER.error * 4)
+  request.copy(answer, REPLY_HEADER.unique * 4, HEADER.unique * 4, HEADER.unique * 4 + 8)
+  return answer
+}
+
+/** The number of an error of node:fs, which has it negated. @throws `error`, if it is another */
+export function errnoOfSystem(error: unknown): number {
+  if (error instanceof Error && 'errno' in error && typeof error.errno === 'number') return -error.errno
+  throw error
 }
 
 /** Who is answered: a request's number, as two words. */

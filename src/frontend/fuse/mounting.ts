@@ -4,9 +4,9 @@
  * /dev/fuse is open in this process alone, but for the moment that `mount` has it: whoever reads gets an error when the last descriptor is closed, and would wait for ever at one
  * that was forgotten. Mounts are known by their device, for at their path there may be others.
  */
-import { type ChildProcess, spawn } from 'node:child_process'
-import { constants, openSync } from 'node:fs'
-import { open, readdir, readFile, realpath, rmdir } from 'node:fs/promises'
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
+import { constants, existsSync, openSync, readFileSync, writeFileSync } from 'node:fs'
+import { open, readdir, readFile, realpath, rmdir, writeFile } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fromErrno, ThawError } from '../../errors.ts'
@@ -14,8 +14,11 @@ import { TRANSFER_BYTES_MAX } from '../../pager.ts'
 import { makeFolders } from '../../util/make-folders.ts'
 
 const FILE_SYSTEM = 'fuse.thaw'
+const MOUNTS = '/proc/self/mountinfo'
 /** What a program of a line's work may take; unmounting writes dirty pages first. */
 const PROGRAM_TIMEOUT_MS = 30_000
+/** The same at the end of the process, which cannot answer any more. */
+const EXIT_TIMEOUT_MS = 1000
 const STDERR_CHARS_MAX = 2000
 /** How long a mount that is in use is tried again, before it is taken off all the same: whoever was told to end has a moment for it. */
 const BUSY_MS = 1000
@@ -26,6 +29,9 @@ const CAP_SYS_ADMIN = 21n
 const ALL_IDS = /^\s*0\s+0\s+4294967295\s*$/
 /** Of the folder that is mounted. */
 const ROOT_MODE = '40000'
+/** Arguments of `umount` that take a mount off without asking its server anything; of `stat`, that have it asked. */
+const DETACH = (path: string): string[] => ['-i', '-l', '-c', path]
+const ASK = (path: string): string[] => ['-f', path]
 
 /** A folder to mount at. */
 export interface MountFolder {
@@ -67,7 +73,7 @@ async function makeFolder(path: string): Promise<string | undefined> {
     if (!isCode(error, 'ENOTCONN') && !isCode(error, 'ENOENT')) throw error
     if (isCode(error, 'ENOENT')) return await makeFolders(path)
     const point = join(await realpath(dirname(path)), basename(path))
-    const top = (await listMounts()).findLast(mount => mount.path === point)
+    const top = topAt(point, await listMounts())
     if (top?.type !== FILE_SYSTEM || !(await detach(point))) throw error
     return undefined
   }
@@ -83,10 +89,10 @@ export async function removeMadeFolders({ path, made }: MountFolder): Promise<vo
   }
 }
 
-/** @throws UNSUPPORTED without FUSE in the kernel; DENIED */
-export function openFuseDevice(): number {
+/** @param blocking reads wait for requests. @throws UNSUPPORTED without FUSE in the kernel; DENIED */
+export function openFuseDevice(blocking: boolean): number {
   try {
-    return openSync('/dev/fuse', constants.O_RDWR | constants.O_NONBLOCK)
+    return openSync('/dev/fuse', constants.O_RDWR | (blocking ? 0 : constants.O_NONBLOCK))
   } catch (error) {
     if (isCode(error, 'ENOENT') || isCode(error, 'ENODEV') || isCode(error, 'ENXIO')) {
       throw new ThawError('UNSUPPORTED', 'the kernel has no FUSE here: load the module `fuse`, or give the container /dev/fuse', {
@@ -108,7 +114,7 @@ export async function mountAt(path: string, { fd, source, isWritable, allowOther
   const options = `fd=3,rootmode=${ROOT_MODE},${ids},max_read=${TRANSFER_BYTES_MAX},${access}`
   const failure = await run('mount', ['-i', '-t', FILE_SYSTEM, '-o', options, source, path], fd)
   if (failure !== undefined) throw await mountError(path, failure)
-  const mounted = (await listMounts()).findLast(mount => mount.path === path)
+  const mounted = topAt(path, await listMounts())
   if (mounted?.type !== FILE_SYSTEM) throw new ThawError('CONFLICT', `the mount at ${path} was taken off at once`, { object: path })
   return mounted.device
 }
@@ -123,18 +129,39 @@ async function mountError(path: string, failure: string): Promise<ThawError> {
 }
 
 /**
- * Takes a mount off, whoever uses it. `beforeForce` is called when somebody does still, before it is taken from them.
- * @returns whether it is gone from its path; not if somebody mounted over it
+ * Takes a mount off when nobody uses it, which is waited for for a moment.
+ * @returns false if it is in use still
  */
-export async function unmountAt(path: string, device: string, beforeForce: () => Promise<void>): Promise<boolean> {
+export async function unmountAt(path: string, device: string): Promise<boolean> {
   const giveUpAt = performance.now() + BUSY_MS
   do {
-    if (!(await isOnTop(path, device))) return !(await isMounted(path, device))
-    if ((await run('umount', ['-i', path])) === undefined) return true
+    // What somebody mounted over it stays.
+    if (!(await isOnTop(path, device)) || (await run('umount', ['-i', path])) === undefined) return true
     await sleep(TRY_AGAIN_MS)
   } while (performance.now() < giveUpAt)
-  await beforeForce()
-  return (await isOnTop(path, device)) && (await detach(path))
+  return false
+}
+
+/**
+ * Has the kernel send a request, whatever it is; resolves before that is answered. For a mount that is not to be reached, ends its connection, where the file system for that is
+ * mounted (https://docs.kernel.org/filesystems/fuse.html, control filesystem). Does not reject.
+ */
+export async function askAt(path: string, device: string): Promise<void> {
+  if (await isOnTop(path, device)) void run('stat', ASK(path))
+  else await writeFile(abortFile(device), '1').catch(() => undefined)
+}
+
+/** The same when nothing can be waited for any more; and takes it off. */
+export function takeOffAtExit(path: string, device: string): void {
+  const options = { stdio: 'ignore', timeout: EXIT_TIMEOUT_MS, killSignal: 'SIGKILL' } as const
+  if (topAt(path, parseMounts(readFileSync(MOUNTS, 'utf8')))?.device === device) {
+    spawnSync('stat', ASK(path), options)
+    spawnSync('umount', DETACH(path), options)
+  } else if (existsSync(abortFile(device))) writeFileSync(abortFile(device), '1')
+}
+
+function abortFile(device: string): string {
+  return `/sys/fs/fuse/connections/${device.split(':')[1]}/abort`
 }
 
 /** Takes off what is dead: without asking its server anything. */
@@ -143,15 +170,11 @@ export async function detachAt(path: string, device: string): Promise<void> {
 }
 
 async function detach(path: string): Promise<boolean> {
-  return (await run('umount', ['-i', '-l', '-c', path])) === undefined
+  return (await run('umount', DETACH(path))) === undefined
 }
 
 async function isOnTop(path: string, device: string): Promise<boolean> {
-  return (await listMounts()).findLast(mount => mount.path === path)?.device === device
-}
-
-async function isMounted(path: string, device: string): Promise<boolean> {
-  return (await listMounts()).some(mount => mount.path === path && mount.device === device)
+  return topAt(path, await listMounts())?.device === device
 }
 
 interface ListedMount {
@@ -160,9 +183,18 @@ interface ListedMount {
   readonly type: string
 }
 
-/** In the order they were mounted, so the last at a path is what is seen there. Fields of a line: proc_pid_mountinfo(5). */
 async function listMounts(): Promise<ListedMount[]> {
-  const lines = (await readFile('/proc/self/mountinfo', 'utf8')).split('\n').filter(line => line !== '')
+  return parseMounts(await readFile(MOUNTS, 'utf8'))
+}
+
+/** What is seen at a path. */
+function topAt(path: string, mounts: readonly ListedMount[]): ListedMount | undefined {
+  return mounts.findLast(mount => mount.path === path)
+}
+
+/** In the order they were mounted. Fields of a line: proc_pid_mountinfo(5). */
+function parseMounts(text: string): ListedMount[] {
+  const lines = text.split('\n').filter(line => line !== '')
   return lines.map(line => {
     const [before = '', after = ''] = line.split(' - ')
     const [, , device = '', , point = ''] = before.split(' ')

@@ -116,26 +116,25 @@ export const DIRENT_BYTES = 24
 
 /** Flags of INIT. */
 export const FEATURE = {
-  asyncRead: 1 << 0,
-  bigWrites: 1 << 5,
-  asyncDirectIo: 1 << 15,
-  parallelDirectoryOperations: 1 << 18,
-  maxPages: 1 << 22,
+  asyncRead: 0x1,
+  bigWrites: 0x20,
+  asyncDirectIo: 0x8000,
+  parallelDirectoryOperations: 0x40000,
+  maxPages: 0x400000,
 } as const
 
 /** Flags of SETATTR: which fields are set. */
-export const SET = { mode: 1 << 0, uid: 1 << 1, gid: 1 << 2, size: 1 << 3, mtime: 1 << 5, mtimeNow: 1 << 8 } as const
+export const SET = { mode: 0x1, uid: 0x2, gid: 0x4, size: 0x8, mtime: 0x20, mtimeNow: 0x100 } as const
 
 /** Flags of an opened file. */
-export const OPENED = { keepCache: 1 << 1, cacheDirectory: 1 << 3 } as const
+export const OPENED = { keepCache: 0x2, cacheDirectory: 0x8 } as const
 
 /** O_ACCMODE of open(2), and its value for reading. */
 export const ACCESS_MODE = 3
 export const READ_ONLY = 0
 
 /** Of lseek(2). The kernel answers the others itself. */
-export const SEEK_DATA = 3
-export const SEEK_HOLE = 4
+export const WHENCE = { data: 3, hole: 4 } as const
 
 /** Of fallocate(2). */
 export const FALLOCATE = { keepSize: 1, punchHole: 2, zeroRange: 16 } as const

@@ -1,11 +1,11 @@
 /**
- * A mount on its pager's thread: takes requests from /dev/fuse when there are some and hands them to the session, a bounded amount a turn.
+ * A mount on the thread that serves it, its pager's or, without koffi, main: takes requests when there are some and hands them to the session, a bounded amount a turn.
  *
  * The descriptor is the main half's, which closes it when this has ended. When the kernel lets go of the mount, everything ends here, and main is told.
  */
 import type { ErrorCode } from '../../errors.ts'
 import type { FrontEnd, FrontEndContext, Watched } from '../../pager.ts'
-import { NativeTransport, NOTHING, UNMOUNTED } from './device.ts'
+import { NativeTransport, NOTHING, type Transport, UNMOUNTED } from './device.ts'
 import { FuseSession } from './session.ts'
 import type { FuseEvent, FuseSpec } from './spec.ts'
 
@@ -14,24 +14,27 @@ const REQUESTS_A_TURN = 8
 /** Of an image: whoever reads a bad page again and again shall not keep main busy. */
 const UNREADABLE_TOLD_MAX = 64
 
+/** What serving a mount needs of a thread. */
+export type FuseContext = Pick<FrontEndContext, 'loop' | 'images' | 'emit'>
+
 class FuseServer implements FrontEnd, Watched {
-  readonly #context: FrontEndContext
+  readonly #context: FuseContext
   readonly #fd: number
-  readonly #transport: NativeTransport
+  readonly #transport: Transport
   readonly #session: FuseSession
   readonly #told = new Map<string, number>()
   #isOpened = false
   #isPaused = false
   #isOver = false
 
-  constructor(context: FrontEndContext, { fd, look, isWritable, readAheadBytes }: FuseSpec) {
+  constructor(context: FuseContext, transport: Transport, { fd, look, writable, readAheadBytes }: FuseSpec) {
     this.#context = context
     this.#fd = fd
-    this.#transport = new NativeTransport(context.native, fd)
+    this.#transport = transport
     this.#session = new FuseSession(this.#transport, {
       images: context.images,
       look,
-      isWritable,
+      writable,
       readAheadBytes,
       loop: context.loop,
       onOpened: pid => this.#onOpened(pid),
@@ -42,6 +45,7 @@ class FuseServer implements FrontEnd, Watched {
   }
 
   serve(): boolean {
+    if (this.#isPaused && this.#transport.isUnmounted()) this.#end({ kind: 'unmounted' })
     let count = 0
     while (count < REQUESTS_A_TURN && !this.#isOver && !this.#isPaused) {
       const sizeBytes = this.#transport.receive(this.#session.request)
@@ -102,7 +106,12 @@ class FuseServer implements FrontEnd, Watched {
   }
 }
 
-/** Serves a mount that is there: its INIT waits to be answered. */
+/** Serves a mount that is there, on a pager: its INIT waits to be answered. */
 export function startFuse(context: FrontEndContext, spec: FuseSpec): FrontEnd {
-  return new FuseServer(context, spec)
+  return new FuseServer(context, new NativeTransport(context.native, spec.fd), spec)
+}
+
+/** The same on any thread. */
+export function startFuseOver(context: FuseContext, transport: Transport, spec: FuseSpec): FrontEnd {
+  return new FuseServer(context, transport, spec)
 }

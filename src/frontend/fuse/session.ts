@@ -20,7 +20,7 @@ import type { FileLook } from './spec.ts'
 import { type FileNode, get64, put64, Tree } from './tree.ts'
 
 /** Largest request: a WRITE. The kernel wants room for max_write and both headers, and reads nothing into less. */
-const REQUEST_BYTES_MAX = TRANSFER_BYTES_MAX + PAGE_BYTES
+export const REQUEST_BYTES_MAX: number = TRANSFER_BYTES_MAX + PAGE_BYTES
 /** Requests of the kernel's own (read-ahead, write-back, direct I/O) that it sends before it waits for answers; and from when on it calls the device congested. */
 const BACKGROUND_MAX = 64
 const CONGESTED = 48
@@ -37,7 +37,8 @@ const ANSWERED = -1
 export interface SessionOptions {
   readonly images: ReadonlyMap<string, ServedImage>
   readonly look: FileLook
-  readonly isWritable: boolean
+  /** Names. */
+  readonly writable: readonly string[]
   readonly readAheadBytes: number
   readonly loop: Pick<PagerLoop, 'after'>
   /** An image was opened by this process. */
@@ -64,7 +65,7 @@ export class FuseSession implements Unique {
     this.#options = options
     this.loop = options.loop
     this.answers = new Answers(transport)
-    this.#tree = new Tree(options.images, options.look, options.isWritable)
+    this.#tree = new Tree(options.images, options.look, options.writable)
     this.#requests = new Requests(this)
   }
 
@@ -278,9 +279,9 @@ export class FuseSession implements Unique {
 
   #lseek(file: FileNode | undefined): number {
     const whence = this.#words[fuse.LSEEK_IN.whence]!
-    if (file === undefined || (whence !== fuse.SEEK_DATA && whence !== fuse.SEEK_HOLE)) return ERRNO.EINVAL
+    if (file === undefined || (whence !== fuse.WHENCE.data && whence !== fuse.WHENCE.hole)) return ERRNO.EINVAL
     const { low, high } = this
-    const seek = new Seek(file.image, get64(this.#words, fuse.LSEEK_IN.offset), whence === fuse.SEEK_HOLE)
+    const seek = new Seek(file.image, get64(this.#words, fuse.LSEEK_IN.offset), whence === fuse.WHENCE.hole)
     this.#goOn({ low, high }, seek)
     return ANSWERED
   }

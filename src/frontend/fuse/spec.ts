@@ -16,11 +16,11 @@ export interface FileLook {
 /** Posted to the pager. */
 export interface FuseSpec extends FrontEndSpec {
   readonly kind: 'fuse'
-  /** /dev/fuse, non-blocking, mounted. Whoever opened it closes it. */
+  /** /dev/fuse, mounted; non-blocking for a pager. Whoever opened it closes it. */
   readonly fd: number
   readonly look: FileLook
-  /** Whether images with an overlay can be written to through this mount. */
-  readonly isWritable: boolean
+  /** Names of the images that can be written to through this mount. */
+  readonly writable: readonly string[]
   /** Most bytes that the kernel reads beyond what is asked for. */
   readonly readAheadBytes: number
 }

@@ -41,12 +41,12 @@ export class Tree {
   /** Of images that nobody writes to: counted once. */
   readonly #dataPages = new Map<FileNode, number>()
 
-  constructor(images: ReadonlyMap<string, ServedImage>, look: FileLook, isWritable: boolean) {
+  constructor(images: ReadonlyMap<string, ServedImage>, look: FileLook, writable: readonly string[]) {
     this.#look = look
     this.#files = [...images.values()].map((image, index) => ({
       image,
       number: ROOT_NODE + 1 + index,
-      isWritable: isWritable && image.isWritable,
+      isWritable: image.isWritable && writable.includes(image.name),
       mtimeMs: look.timeMs,
     }))
     this.#byName = new Map(this.#files.map(file => [file.image.name, file]))
