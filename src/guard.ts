@@ -31,6 +31,11 @@ export interface Guard extends AsyncDisposable {
    */
   watchProcess(pidfd: number, pid: number): Promise<Watched>
   /**
+   * From now on the guard has this descriptor open too, until the processes that it watches are killed: what would go wrong for them when its last holder is gone does not.
+   * @param fd stays the caller's. @throws UNAVAILABLE if the guard is lost; CLOSED; RangeError for a descriptor that is not open
+   */
+  holdOpen(fd: number): Promise<Watched>
+  /**
    * From now on, what is mounted at this folder later than this call is taken off when we are gone. To be called before mounting, then: a mount that is there already may be
    * somebody else's, and stays. Resolves when the guard has it. Release it when the mount is gone.
    * @throws NOT_FOUND, DENIED for the folder; UNAVAILABLE if the guard is lost; CLOSED
@@ -98,6 +103,10 @@ class SharedGuard implements Guard {
 
   watchProcess(pidfd: number, pid: number): Promise<Watched> {
     return this.#watch(() => this.#keeper.watch({ kind: 'process', pid }, pidfd))
+  }
+
+  holdOpen(fd: number): Promise<Watched> {
+    return this.#watch(() => this.#keeper.watch({ kind: 'descriptor' }, fd))
   }
 
   watchMount(path: string): Promise<Watched> {

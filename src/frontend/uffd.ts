@@ -110,7 +110,7 @@ interface ServedVmm {
   readonly pidfd: number
   /** The pager's, as long as it lives. */
   readonly held: readonly number[]
-  readonly watched: Promise<Watched | undefined>
+  readonly watched: Promise<readonly Watched[]>
 }
 
 /** Made by `serveUffd`. */
@@ -178,12 +178,15 @@ export class UffdPager implements AsyncDisposable {
     }
   }
 
-  #connected({ pid, pidfd, held }: Extract<UffdEvent, { kind: 'vmm' }>): void {
+  #connected({ pid, pidfd, userfaultfd, held }: Extract<UffdEvent, { kind: 'vmm' }>): void {
     this.#stopListening()
-    const watched = this.#parts.guard.watchProcess(pidfd, pid).catch((error: unknown) => {
-      process.emitWarning(`VMM ${pid} is not guarded: should this process be killed, it hangs (${String(error)})`)
-      return undefined
-    })
+    const { guard } = this.#parts
+    const watched = Promise.all([guard.watchProcess(pidfd, pid), guard.holdOpen(userfaultfd)])
+      .catch((error: unknown) => {
+        process.emitWarning(`VMM ${pid} is not guarded: should this process be killed, it hangs (${String(error)})`)
+        return []
+      })
+      .finally(() => closeSync(userfaultfd))
     this.#vmm = { pid, pidfd, held, watched }
     this.#emit({ kind: 'connected', pid })
   }
@@ -233,8 +236,7 @@ export class UffdPager implements AsyncDisposable {
   async #letGo(end: UffdEnd): Promise<void> {
     await this.#attached?.detach()
     this.#stopListening()
-    const watched = await this.#vmm?.watched
-    watched?.release()
+    for (const watched of (await this.#vmm?.watched) ?? []) watched.release()
     if (this.#vmm !== undefined) closeSync(this.#vmm.pidfd)
     await this.#parts.guard.close()
     this.#emit({ kind: 'closed', reason: end.reason })

@@ -25,6 +25,7 @@ const DUP_FROM = 3
 export type WatchRequest =
   | { readonly kind: 'process'; readonly pid: number }
   | { readonly kind: 'mount'; readonly path: string; readonly present: readonly number[] }
+  | { readonly kind: 'descriptor' }
 
 interface Entry {
   readonly request: GuardRequest & { readonly id: number }
@@ -65,12 +66,12 @@ export class GuardKeeper {
 
   /**
    * Resolves, when the guard has it, with the function that releases it.
-   * @param pidfd of a process; stays the caller's. @throws what `Guard` says
+   * @param fd a process's pidfd, or a descriptor; stays the caller's. @throws what `Guard` says
    */
-  async watch(request: WatchRequest, pidfd?: number): Promise<() => void> {
+  async watch(request: WatchRequest, fd?: number): Promise<() => void> {
     if (this.#entries.size >= WATCHED_MAX) throw new ThawError('UNAVAILABLE', `the guard watches ${WATCHED_MAX} already`)
     const id = ++this.#lastId
-    const entry: Entry = { request: { ...request, id }, fd: pidfd === undefined ? undefined : this.#duplicate(pidfd) }
+    const entry: Entry = { request: { ...request, id }, fd: fd === undefined ? undefined : this.#duplicate(fd) }
     this.#entries.set(id, entry)
     try {
       await this.#tell(entry)
@@ -141,12 +142,12 @@ export class GuardKeeper {
     return guard
   }
 
-  #duplicate(pidfd: number): number {
-    const fd = this.#native.fcntl(pidfd, F_DUPFD_CLOEXEC, DUP_FROM)
+  #duplicate(given: number): number {
+    const fd = this.#native.fcntl(given, F_DUPFD_CLOEXEC, DUP_FROM)
     if (fd >= 0) return fd
     const errno = this.#native.errno()
-    if (errno === ERRNO.EBADF) throw new RangeError(`descriptor ${pidfd} is not open`)
-    throw fromErrno(systemErrorOf(errno, 'fcntl'), 'cannot keep a descriptor', 'pidfd')
+    if (errno === ERRNO.EBADF) throw new RangeError(`descriptor ${given} is not open`)
+    throw fromErrno(systemErrorOf(errno, 'fcntl'), 'cannot keep a descriptor', String(given))
   }
 }
 

@@ -1,6 +1,6 @@
 /**
  * The guard: the program of the small process that outlives its owner (guard.ts starts it). It holds pidfds and paths, waits in `recvmsg`, and when the socket is closed, which the kernel
- * does however the owner ended, it kills every process and takes off every mount that was not released; then it ends.
+ * does however the owner ended, it kills every process and takes off every mount that was not released; then it ends, and with it go the descriptors that it held.
  *
  * It waits in the kernel and not in Node's event loop: idle, it costs no time, and there is nothing else it would do. Signals that end a process by custom are ignored: a terminal
  * or a service manager that ends a group of processes means the owner, and the guard ends with it anyway. If it fails in any other way it ends and kills nobody:
@@ -17,6 +17,7 @@ import { ANSWER_BYTES, ANSWER_FD, type GuardRequest, REQUEST_BYTES_MAX, REQUEST_
 type Watched =
   | { readonly kind: 'process'; readonly pidfd: number }
   | { readonly kind: 'mount'; readonly path: string; readonly present: readonly number[] }
+  | { readonly kind: 'descriptor'; readonly fd: number }
 
 type WatchRequest = Exclude<GuardRequest, { readonly kind: 'goodbye' }>
 
@@ -52,11 +53,16 @@ function serve(native: Native): void {
 function take(native: Native, watched: Map<number, Watched>, request: WatchRequest, fd: number | undefined): number {
   const before = watched.get(request.id)
   if (before?.kind === 'process') closeSync(before.pidfd)
+  if (before?.kind === 'descriptor') closeSync(before.fd)
   watched.delete(request.id)
   if (request.kind === 'mount') watched.set(request.id, request)
-  if (request.kind !== 'process') return 0
+  if (request.kind === 'mount' || request.kind === 'release') return 0
   // The kernel drops a descriptor for which there is no room.
   if (fd === undefined) return ERRNO.EMFILE
+  if (request.kind === 'descriptor') {
+    watched.set(request.id, { kind: 'descriptor', fd })
+    return 0
+  }
   const errno = killErrno(native, fd)
   if (errno === 0) watched.set(request.id, { kind: 'process', pidfd: fd })
   else closeSync(fd)

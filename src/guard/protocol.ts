@@ -10,6 +10,8 @@ export type GuardRequest =
   | { readonly kind: 'process'; readonly id: number; readonly pid: number }
   /** `present`: ids of the mounts that were at this path before, and are not ours to take off. */
   | { readonly kind: 'mount'; readonly id: number; readonly path: string; readonly present: readonly number[] }
+  /** Comes with a descriptor, which is kept open. */
+  | { readonly kind: 'descriptor'; readonly id: number }
   | { readonly kind: 'release'; readonly id: number }
   /** Lets go of everything, and ends. */
   | { readonly kind: 'goodbye' }

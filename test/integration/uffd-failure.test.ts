@@ -1,8 +1,10 @@
 /** What becomes of a guest when its pages cannot be had, or its server is gone: it dies. It never hangs, and never reads zeros. */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { existsSync, readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import { cp, mkdir, open as openFile, readdir, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { randomImage } from '../small-store.ts'
 import { MemoryStore } from '../uffd/serving.ts'
@@ -79,6 +81,12 @@ describe('a page that cannot be had', () => {
   }
 })
 
+/** Resolves when a process has a descriptor of that kind open. */
+async function untilHolds(pid: number, kind: string): Promise<void> {
+  const links = (): string[] => readdirSync(`/proc/${pid}/fd`).map(fd => readlinkSync(`/proc/${pid}/fd/${fd}`))
+  while (!links().some(link => link.includes(kind))) await sleep(10)
+}
+
 describe('a server that is killed', () => {
   it('takes its VMM along', async () => {
     const socket = memory.socket()
@@ -98,6 +106,37 @@ describe('a server that is killed', () => {
       expect(vmm.stderr).toBe('')
     } finally {
       child.kill('SIGKILL')
+    }
+  })
+
+  it('leaves no zeros to a VMM that has closed its userfaultfd, however long the guard takes', async () => {
+    const socket = memory.socket()
+    const { small, id, file, image } = memory
+    const child = spawn(process.execPath, [CHILD, small.url, join(small.dir, 'keys'), id, socket, join(small.dir, 'child-overlays')], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    })
+    let guard: number | undefined
+    try {
+      await lineOf(child)
+      await using vmm = await startVmm({ socket, image: file, regions: [{ sizeBytes: image.length, offsetBytes: 0 }], forgetful: true })
+      expect(await vmm.verify(0, 0, 10)).toMatchObject({ wrong: 0 })
+      guard = Number(readFileSync(`/proc/${child.pid}/task/${child.pid}/children`, 'utf8'))
+      await untilHolds(guard, 'userfaultfd')
+      process.kill(guard, 'SIGSTOP')
+      child.kill('SIGKILL')
+      await once(child, 'exit')
+      const read = vmm.read(0, 200).then(
+        () => 'read',
+        () => 'killed',
+      )
+      // With nobody left who has the userfaultfd open, the kernel would have given it zeros by now.
+      expect(await Promise.race([read, sleep(500).then(() => 'waits')])).toBe('waits')
+      process.kill(guard, 'SIGCONT')
+      expect(await read).toBe('killed')
+      expect(await vmm.ended()).toEqual(KILLED)
+    } finally {
+      child.kill('SIGKILL')
+      if (guard !== undefined && existsSync(`/proc/${guard}`)) process.kill(guard, 'SIGCONT')
     }
   })
 })

@@ -99,7 +99,7 @@ static struct {
   const char *socket, *image, *fields, *delivery, *lie, *events;
   unsigned descriptors, connections;
   long uid;
-  int extra_fields, blocking, unregistered, other_descriptor;
+  int extra_fields, blocking, unregistered, other_descriptor, forgetful;
 } options = {.fields = "both", .delivery = "whole", .lie = "none", .events = "remove", .descriptors = 1, .connections = 1, .uid = -1};
 
 /* ---- small things ---- */
@@ -959,6 +959,7 @@ static void parse_options(int argc, char **argv) {
       {"blocking", no_argument, &options.blocking, 1},
       {"unregistered", no_argument, &options.unregistered, 1},
       {"other-descriptor", no_argument, &options.other_descriptor, 1}, /* not the userfaultfd */
+      {"forgetful", no_argument, &options.forgetful, 1},               /* closes the userfaultfd once it was sent: the server alone has it */
       {0},
   };
   for (int option; (option = getopt_long(argc, argv, "", known, NULL)) != -1;) {
@@ -997,6 +998,7 @@ int main(int argc, char **argv) {
   for (unsigned i = 0; i < options.connections; i++) {
     sockets[i] = connect_socket();
     send_handshake(sockets[i]);
+    if (options.forgetful && i == options.connections - 1) close(uffd);
   }
   answer("{\"ready\":true}");
   char *line = NULL;

@@ -80,6 +80,8 @@ export interface VmmOptions {
   readonly blocking?: boolean
   /** Memory that is announced but not registered. */
   readonly unregistered?: boolean
+  /** Closes its userfaultfd once it was sent: from then on the server alone has it. */
+  readonly forgetful?: boolean
   /** Something else in place of the userfaultfd. */
   readonly otherDescriptor?: boolean
 }
@@ -315,6 +317,7 @@ function vmmArguments(options: VmmOptions): string[] {
       ['extraFields', 'extra-fields'],
       ['blocking', 'blocking'],
       ['unregistered', 'unregistered'],
+      ['forgetful', 'forgetful'],
       ['otherDescriptor', 'other-descriptor'],
     ] as const
   ).map(([name, flag]) => (options[name] ? [`--${flag}`] : []))

@@ -108,9 +108,10 @@ class UffdServer implements FrontEnd, Watched {
   #take(taken: TakenVmm): void {
     const { pid } = taken.peer
     try {
-      const pidfd = this.#pidfdForMain(taken)
+      const pidfd = this.#forMain(taken.peer.pidfd)
+      const userfaultfd = this.#forMain(taken.userfaultfd)
       this.#vmm = new Vmm(this.#context, this.#spec, this.#image, taken, event => this.#emit(event))
-      this.#emit({ kind: 'vmm', pid, pidfd, held: [taken.userfaultfd, taken.socket, taken.peer.pidfd] })
+      this.#emit({ kind: 'vmm', pid, pidfd, userfaultfd, held: [taken.userfaultfd, taken.socket, taken.peer.pidfd] })
     } catch (error) {
       this.#drop(taken)
       this.#emit({ kind: 'refused', pid, reason: `it cannot be watched: ${String(error)}`, killed: true })
@@ -119,10 +120,10 @@ class UffdServer implements FrontEnd, Watched {
     this.#endListening()
   }
 
-  #pidfdForMain({ peer }: TakenVmm): number {
-    const pidfd = this.#context.native.fcntl(peer.pidfd, F_DUPFD_CLOEXEC, 0)
-    if (pidfd < 0) throw systemError(this.#context.native, 'fcntl')
-    return pidfd
+  #forMain(fd: number): number {
+    const own = this.#context.native.fcntl(fd, F_DUPFD_CLOEXEC, 0)
+    if (own < 0) throw systemError(this.#context.native, 'fcntl')
+    return own
   }
 
   /** It has handed its userfaultfd over, and would wait for ever. */

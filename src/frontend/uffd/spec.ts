@@ -31,6 +31,8 @@ export type UffdEvent =
       readonly pid: number
       /** Main's own, to close. */
       readonly pidfd: number
+      /** Main's own, to close, for the guard to hold: the kernel gives zeros for missing pages once nobody has it open. */
+      readonly userfaultfd: number
       /** The pager's, which it closes after `exited`; for main if the pager dies. */
       readonly held: readonly number[]
     })
