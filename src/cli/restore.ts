@@ -5,7 +5,17 @@
  * By then the restore can be found by `thaw ps` and `thaw commit`.
  */
 import { basename, dirname } from 'node:path'
-import { mount, notifySupervisor, type Restore, type RestoreEvent, type Snapshot, serveNbd, serveUffd, ThawError } from '../index.ts'
+import {
+  mount,
+  notifySupervisor,
+  type Restore,
+  type RestoreEvent,
+  type Snapshot,
+  serveNbd,
+  serveUffd,
+  ThawError,
+  type UffdEnd,
+} from '../index.ts'
 import { readCacheSettings } from './cache-settings.ts'
 import { Caches } from './caches.ts'
 import { connectWithKeys } from './connect.ts'
@@ -105,7 +115,7 @@ async function serve(snapshot: Snapshot, restore: Restore, request: FrontEndRequ
     }
     case 'uffd': {
       const { socket, closed } = await serveUffd(restore, request.image, request.options)
-      const failure = closed.then(end => (end.reason === 'killed' ? `the VMM was killed: ${end.why}` : undefined))
+      const failure = closed.then(failureOf)
       return { path: socket, ended: failure, isVmm: true }
     }
     case 'file':
@@ -134,4 +144,9 @@ async function aborted(signal: AbortSignal): Promise<undefined> {
   const { promise, resolve } = Promise.withResolvers<undefined>()
   signal.addEventListener('abort', () => resolve(undefined), { once: true })
   await promise
+}
+
+function failureOf(end: UffdEnd): string | undefined {
+  if (end.reason === 'killed') return `the VMM was killed: ${end.why}`
+  return end.reason === 'closed' && end.why !== undefined ? `serving userfaultfd failed: ${end.why}` : undefined
 }

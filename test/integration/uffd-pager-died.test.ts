@@ -28,7 +28,8 @@ it('kills the VMM', async () => {
     } as unknown as Restore
     const pager = await serveUffd(restore, 'memory', { socket: join(dir, 's') })
     const held = openSync('/dev/null', 'r')
-    const event = { kind: 'vmm', pid: vmm.pid, pidfd: native.pidfdOpen(vmm.pid!, 0), held: [held] }
+    const own = { pidfd: native.pidfdOpen(vmm.pid!, 0), userfaultfd: openSync('/dev/null', 'r') }
+    const event = { kind: 'vmm', pid: vmm.pid, ...own, held: [held] }
     ;(await attached.promise).onEvent(event)
     const exited = once(vmm, 'exit')
     died.resolve(new Error('a bug'))
