@@ -2,18 +2,30 @@
  * The main job of thaw, once through, on what this machine has: `npm run demo`.
  *
  * Takes the memory of a real guest in three stages (of a Node process where no guest can run), stores each as a snapshot on top of the one before, shows what
- * was shared, pulls the last one back, compares it byte for byte, and resumes the guest from what was pulled. Everything lies in a temporary folder
- * that is removed at the end; the guest itself is captured once and kept in the user's cache.
+ * was shared, pulls the last one back, compares it byte for byte, and resumes the guest from the store: its memory is a file of a mount, whose pages are fetched as the guest
+ * touches them. (Where nothing can be mounted, from what was pulled.) Everything lies in a temporary folder that is removed at the end; the guest itself is captured
+ * once and kept in the user's cache.
  *
  *     npm run demo -- [--process] [--keep]
  */
 import { hash } from 'node:crypto'
-import { copyFile, mkdtemp, rm } from 'node:fs/promises'
+import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { formatBytes, formatDuration, formatRatio, formatShare, formatTable } from '../src/cli/format.ts'
-import { createFileKeyring, initStore, type Layer, openStore, type PushResult, type SnapshotStore } from '../src/index.ts'
+import {
+  createCache,
+  createFileKeyring,
+  type FileKeyring,
+  initStore,
+  isThawError,
+  type Layer,
+  mount,
+  openStore,
+  type PushResult,
+  type SnapshotStore,
+} from '../src/index.ts'
 import { sameBytes } from './demo/same-bytes.ts'
 import { resumeGuest, STAGES, type Stage } from './guest/capture.ts'
 import { captureSnapshots, type Snapshots } from './guest/snapshots.ts'
@@ -73,8 +85,8 @@ async function storeAndRestore(dir: string, snapshots: Snapshots, signal: AbortS
   await compare(snapshots, pulled)
 
   if (snapshots.kind === 'process') return
-  step('Resuming the guest from what was pulled …')
-  await ask(snapshots, pulled, signal)
+  step('Resuming the guest from the store, a page when it touches it …')
+  await resume({ url, keyring, id: pushed.at(-1)!.id, dir, captured: dirname(snapshots.fn), pulled, signal })
 }
 
 async function pushAll(store: SnapshotStore, snapshots: Snapshots, signal: AbortSignal): Promise<PushResult[]> {
@@ -105,13 +117,44 @@ async function compare({ fn, states }: Snapshots, pulled: string): Promise<void>
   console.log('  every byte is as it was pushed')
 }
 
-/** A resume finds the rest of the machine by the names that a capture gives its files. */
-async function ask({ fn }: Snapshots, pulled: string, signal: AbortSignal): Promise<void> {
-  const captured = dirname(fn)
-  for (const name of ['guest.json', 'initrd.gz']) await copyFile(join(captured, name), join(pulled, name))
-  await copyFile(join(pulled, 'state'), join(pulled, 'fn.state'))
-  const { answer, answeredMs } = await resumeGuest({ dir: pulled, memory: join(pulled, 'memory'), argument: QUESTION, signal })
-  console.log(`  asked for ${QUESTION}, the pulled guest answered ${answer}`)
+interface Resume {
+  readonly url: string
+  readonly keyring: FileKeyring
+  readonly id: string
+  readonly dir: string
+  /** The folder of the capture: a machine is resumed in one that is built as the captured one was. */
+  readonly captured: string
+  /** The folder of the whole images. */
+  readonly pulled: string
+  readonly signal: AbortSignal
+}
+
+async function resume({ url, keyring, id, dir, captured, pulled, signal }: Resume): Promise<void> {
+  await using cache = await createCache()
+  await using store = await openStore(url, { keyring, cache, signal })
+  await using snapshot = await store.open(id, { signal })
+  await using restore = await snapshot.restore({ overlay: { dir: join(dir, 'overlays') } })
+  try {
+    const { path } = await mount(restore, join(dir, 'vm'), { writable: true })
+    await ask(captured, path, signal)
+    const { images } = restore.figures()
+    const { readBytes, writtenBytes, misses } = images.find(({ name }) => name === 'memory')!
+    console.log(
+      `  it read ${formatBytes(readBytes)} of its memory, waited for ${misses} chunks of it, and wrote ${formatBytes(writtenBytes)}`,
+    )
+  } catch (error) {
+    if (!isThawError(error, 'DENIED', 'UNSUPPORTED')) throw error
+    console.log(`  ${error.message}; so from what was pulled`)
+    await ask(captured, pulled, signal)
+  }
+}
+
+async function ask(captured: string, images: string, signal: AbortSignal): Promise<void> {
+  // Without it QEMU has the kernel read ahead, up to 4 MiB a fault.
+  const launcher = [process.execPath, join(import.meta.dirname, '../src/cli.ts'), 'exec', '--']
+  const files = { memory: join(images, 'memory'), state: join(images, 'state') }
+  const { answer, answeredMs } = await resumeGuest({ dir: captured, ...files, launcher, argument: QUESTION, signal })
+  console.log(`  asked for ${QUESTION}, the guest answered ${answer}`)
   if (answer !== hash('sha256', QUESTION, 'hex')) throw new Error('that is not what it answered before it was frozen')
   console.log(`  which is right, ${formatDuration(answeredMs)} after QEMU was started`)
 }
