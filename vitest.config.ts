@@ -2,6 +2,7 @@
  * Two groups of tests, one after the other: first those that need only this process, files side by side; then those that start guests
  * and servers, one file at a time, because two emulated machines and a MinIO on two cores make each other's deadlines pass.
  */
+import { availableParallelism } from 'node:os'
 import { defineConfig } from 'vitest/config'
 import { CountsReporter } from './scripts/counts-reporter.ts'
 
@@ -11,6 +12,9 @@ export default defineConfig({
   test: {
     reporters: ['default', new CountsReporter()],
     watch: false,
+    globalSetup: 'test/built.ts',
+    // As many as there are processors: much of a test is waiting for processes.
+    maxWorkers: availableParallelism(),
     projects: [
       { extends: true, test: { name: 'unit', include: ['test/**/*.test.ts'], exclude: [HEAVY], sequence: { groupOrder: 0 } } },
       { extends: true, test: { name: 'real', include: [HEAVY], fileParallelism: false, sequence: { groupOrder: 1 } } },

@@ -182,6 +182,7 @@ export class Restore implements AsyncDisposable {
     this.#source = source
     this.#onEvent = options.onEvent
     this.#deadlineMs = pageDeadlineMs
+    source.pagers.warm()
     const images = snapshot.images.map(({ name, sizeBytes }) => ({ name, sizeBytes }))
     this.#overlayOptions = { dir, name: id, images, sizeMax, keep }
     const states = snapshot.images.map(image => ({

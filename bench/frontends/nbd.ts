@@ -12,8 +12,8 @@ import { output } from './output.ts'
 import { Serving } from './serving.ts'
 import { cacheBytes, type Stored } from './stores.ts'
 
-const RUN_SECONDS = 3
-const SMOKE_SECONDS = 1
+const RUN_MS = 3000
+const SMOKE_MS = 200
 const WAIT_MS = 10_000
 
 interface Endpoint {
@@ -69,7 +69,6 @@ function randomReads({ smoke, signal }: Bench, { name, socket }: Endpoint, depth
   return {
     name,
     async run(): Promise<Run> {
-      const seconds = smoke ? SMOKE_SECONDS : RUN_SECONDS
       const args = [
         '--name=reads',
         '--ioengine=nbd',
@@ -78,7 +77,11 @@ function randomReads({ smoke, signal }: Bench, { name, socket }: Endpoint, depth
         '--bs=4k',
         `--iodepth=${depth}`,
       ]
-      const text = await output('fio', [...args, '--time_based', `--runtime=${seconds}`, '--output-format=json'], signal)
+      const text = await output(
+        'fio',
+        [...args, '--time_based', `--runtime=${smoke ? SMOKE_MS : RUN_MS}ms`, '--output-format=json'],
+        signal,
+      )
       const report = JSON.parse(text.slice(text.indexOf('{')))
       return { seconds: 1 / report.jobs[0].read.iops }
     },

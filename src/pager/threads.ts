@@ -41,6 +41,12 @@ export class Pagers {
     this.#options = options
   }
 
+  /** Starts the threads for whoever comes. */
+  warm(): void {
+    // Who asks for one is told why there is none.
+    this.pick().catch(() => undefined)
+  }
+
   /** The pager with the fewest restores. @throws UNSUPPORTED without koffi */
   async pick(): Promise<PagerHandle> {
     if (this.#isClosed) throw new ThawError('CLOSED', 'the cache is closed')

@@ -1,4 +1,4 @@
-/** Runs the program as its users do: a process, from the sources. */
+/** Runs the program as its users do: a process, from what is published. */
 import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
@@ -6,9 +6,10 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
-import { fileURLToPath } from 'node:url'
+import { inject } from 'vitest'
 
-const PROGRAM = fileURLToPath(new URL('../../src/cli.ts', import.meta.url))
+/** Its path (test/built.ts). */
+export const PROGRAM: string = inject('program')
 
 export interface Ended {
   readonly code: number | null

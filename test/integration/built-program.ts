@@ -7,20 +7,31 @@ import config from '../../rolldown.config.ts'
 
 const ROOT = join(import.meta.dirname, '../..')
 
+/** All of it, as `npm run build` makes it, with all packages. */
+export async function buildWholeProgram(): Promise<BuiltProgram> {
+  const { input } = [config].flat()[0]!
+  return await buildProgram(input as Readonly<Record<string, string>>, ['.'])
+}
+
 export interface BuiltProgram extends AsyncDisposable {
   /** Where the bundles lie: `dist`. */
   readonly dist: string
 }
 
-/** @param input bundles and the sources they begin with, as in rolldown.config.ts. @param packages that are installed beside them */
+/** @param input bundles and the sources they begin with, as in rolldown.config.ts. @param packages that are installed beside them; `.` is all */
 export async function buildProgram(input: Readonly<Record<string, string>>, packages: readonly string[]): Promise<BuiltProgram> {
   const folder = await mkdtemp(join(tmpdir(), 'thaw-built-'))
   const dist = join(folder, 'dist')
   await copyFile(join(ROOT, 'package.json'), join(folder, 'package.json'))
-  await mkdir(join(folder, 'node_modules'))
-  for (const name of packages) await symlink(join(ROOT, 'node_modules', name), join(folder, 'node_modules', name))
+  if (packages[0] === '.') await symlink(join(ROOT, 'node_modules'), join(folder, 'node_modules'))
+  else await installed(folder, packages)
   const { output, ...options } = [config].flat()[0]!
   await using bundle = await rolldown({ ...options, cwd: ROOT, input })
   await bundle.write({ ...[output].flat()[0], dir: dist })
   return { dist, [Symbol.asyncDispose]: () => rm(folder, { recursive: true, force: true }) }
+}
+
+async function installed(folder: string, packages: readonly string[]): Promise<void> {
+  await mkdir(join(folder, 'node_modules'))
+  for (const name of packages) await symlink(join(ROOT, 'node_modules', name), join(folder, 'node_modules', name))
 }

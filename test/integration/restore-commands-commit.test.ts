@@ -208,25 +208,32 @@ describe('a commit that cannot be', () => {
     expect(await pushed.place.document('commit', 'vm-1')).toMatchObject({ restore: one.id })
   })
 
-  it.each<readonly [string, number, readonly string[]]>([
-    ['USAGE', 2, ['state']],
-    ['USAGE', 2, ['state=-']],
-    ['USAGE', 2, ['state=state', 'state=memory']],
-    ['USAGE', 2, ['--diff', 'other=memory']],
-    ['USAGE', 2, ['--diff', 'memory=memory', 'memory=memory']],
-    ['USAGE', 2, ['--label', 'x']],
-    ['USAGE', 2, ['--tag', 'A Tag']],
-    ['USAGE', 2, ['--layer', 'other']],
-    ['USAGE', 2, ['--prime']],
-    ['NOT_FOUND', 1, ['state=nowhere']],
-    ['NOT_FOUND', 1, ['--diff', 'memory=nowhere']],
-  ])('is %s, exit code %d: %j', async (code, exitCode, args) => {
-    await using serving = await pushed.serve(['mount', 'base', fresh()])
-    const before = await listed()
-    const result = await pushed.place.run('commit', serving.id, ...args, '--json')
-    expect(errorOf(result).code).toBe(code)
-    expect(result).toMatchObject({ code: exitCode, stdout: '' })
-    expect(await listed()).toEqual(before)
+  describe('of one that runs', () => {
+    let serving: Serving
+    beforeAll(async () => {
+      serving = await pushed.serve(['mount', 'base', fresh()])
+    })
+    afterAll(() => serving[Symbol.asyncDispose]())
+
+    it.each<readonly [string, number, readonly string[]]>([
+      ['USAGE', 2, ['state']],
+      ['USAGE', 2, ['state=-']],
+      ['USAGE', 2, ['state=state', 'state=memory']],
+      ['USAGE', 2, ['--diff', 'other=memory']],
+      ['USAGE', 2, ['--diff', 'memory=memory', 'memory=memory']],
+      ['USAGE', 2, ['--label', 'x']],
+      ['USAGE', 2, ['--tag', 'A Tag']],
+      ['USAGE', 2, ['--layer', 'other']],
+      ['USAGE', 2, ['--prime']],
+      ['NOT_FOUND', 1, ['state=nowhere']],
+      ['NOT_FOUND', 1, ['--diff', 'memory=nowhere']],
+    ])('is %s, exit code %d: %j', async (code, exitCode, args) => {
+      const before = await listed()
+      const result = await pushed.place.run('commit', serving.id, ...args, '--json')
+      expect(errorOf(result).code).toBe(code)
+      expect(result).toMatchObject({ code: exitCode, stdout: '' })
+      expect(await listed()).toEqual(before)
+    })
   })
 })
 
