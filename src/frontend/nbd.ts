@@ -10,7 +10,7 @@ import { type ErrorCode, fromErrno } from '../errors.ts'
 import type { FrontEndEvent } from '../pager.ts'
 import type { AttachOptions, Restore, RestoreEvent } from '../restore.ts'
 import { type Native, tryLoadNative } from '../util/native.ts'
-import { BACKLOG, listenAtAddress, type TcpAddress } from './nbd/listen.ts'
+import { listenAtAddress, type TcpAddress } from './nbd/listen.ts'
 import { STRING_BYTES_MAX } from './nbd/protocol.ts'
 import type { NbdEvent, NbdSpec } from './nbd/server.ts'
 import type { TlsFiles } from './nbd/stream-connection.ts'
@@ -194,7 +194,6 @@ export class NbdServer implements AsyncDisposable {
     }
     const { fd, file }: { fd: number; file: SocketFile } = await listenAt(native, socket, this.#options)
     this.#undo.push(() => removeSocketFile(file))
-    native.listen(fd, BACKLOG)
     return fd
   }
 

@@ -48,7 +48,8 @@ const AF_UNIX = 1
 const SOCK_STREAM = 1
 const SOCK_NONBLOCK = 0o4000
 const SOCK_CLOEXEC = 0o2000000
-const BACKLOG = 8
+/** Clients that wait to be accepted. One more is told EAGAIN, if it does not wait itself: a burst must not keep the VMM out. */
+export const BACKLOG = 128
 const ADDRESS_BYTES = 110
 
 /** @throws CONFLICT if somebody listens at the path, or something else is there; NOT_FOUND, DENIED, NO_SPACE, UNAVAILABLE */

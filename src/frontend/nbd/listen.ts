@@ -5,6 +5,7 @@ import { closeSync } from 'node:fs'
 import { fromErrno, ThawError } from '../../errors.ts'
 import type { Native } from '../../util/native.ts'
 import { systemError } from '../../util/system-error.ts'
+import { BACKLOG } from '../socket.ts'
 
 export interface TcpAddress {
   readonly host: string
@@ -18,9 +19,6 @@ export interface TcpListener {
   /** The address it listens at. */
   readonly address: TcpAddress
 }
-
-/** Clients that wait to be accepted. */
-export const BACKLOG = 128
 
 const AF_INET = 2
 const AF_INET6 = 10
