@@ -1,14 +1,14 @@
 /**
- * Three groups of tests, one after the other: first those that need only this process, files side by side; then those that serve clients by way of the kernel, side by side too, for
- * much of them is waiting; then those that start guests and servers or reserve huge pages, one file at a time, because two emulated machines and a MinIO on two cores make each
- * other's deadlines pass.
+ * Two groups of tests, one after the other: first those that need only this process, and those that serve clients by way of the kernel, which are mostly waiting, files side by side;
+ * then those that start guests and servers or reserve huge pages, one file at a time, because two emulated machines and a MinIO on two cores make each other's deadlines
+ * pass.
  */
 import { availableParallelism } from 'node:os'
 import { defineConfig } from 'vitest/config'
 import { CountsReporter } from './scripts/counts-reporter.ts'
 
 const HEAVY = 'test/{guest,integration,servers}/**/*.test.ts'
-const KERNEL = 'test/integration/{exec,fuse,guard,nbd,restore-commands,uffd-failure,uffd-hostile,uffd-pager}*.test.ts'
+const KERNEL = 'test/integration/{exec,fuse,guard,nbd,package,restore-commands,uffd-failure,uffd-hostile,uffd-pager}*.test.ts'
 
 export default defineConfig({
   test: {
@@ -19,10 +19,10 @@ export default defineConfig({
     maxWorkers: availableParallelism(),
     projects: [
       { extends: true, test: { name: 'unit', include: ['test/**/*.test.ts'], exclude: [HEAVY], sequence: { groupOrder: 0 } } },
-      { extends: true, test: { name: 'kernel', include: [KERNEL], sequence: { groupOrder: 1 } } },
+      { extends: true, test: { name: 'kernel', include: [KERNEL], sequence: { groupOrder: 0 } } },
       {
         extends: true,
-        test: { name: 'real', include: [HEAVY], exclude: [KERNEL], fileParallelism: false, sequence: { groupOrder: 2 } },
+        test: { name: 'real', include: [HEAVY], exclude: [KERNEL], fileParallelism: false, sequence: { groupOrder: 1 } },
       },
     ],
     environment: 'node',
