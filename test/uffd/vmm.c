@@ -995,11 +995,10 @@ int main(int argc, char **argv) {
   map_image(options.image);
   register_memory();
   become(options.uid);
-  for (unsigned i = 0; i < options.connections; i++) {
-    sockets[i] = connect_socket();
-    send_handshake(sockets[i]);
-    if (options.forgetful && i == options.connections - 1) close(uffd);
-  }
+  /* All before the first handshake: the socket goes away when that was taken. */
+  for (unsigned i = 0; i < options.connections; i++) sockets[i] = connect_socket();
+  for (unsigned i = 0; i < options.connections; i++) send_handshake(sockets[i]);
+  if (options.forgetful) close(uffd);
   answer("{\"ready\":true}");
   char *line = NULL;
   size_t room = 0;
