@@ -20,7 +20,7 @@ import { BUDGET, BUDGET_WORDS, COUNT, COUNTS, type SharedOverlay } from './overl
 import { KEPT_FILE, writeKept } from './overlay/kept.ts'
 import { overlayChanges } from './overlay/overlay-changes.ts'
 import { isErrno } from './util/atomic-file.ts'
-import { readHolder, tryLockFile } from './util/lock-file.ts'
+import { isDead, readHolder, tryLockFile } from './util/lock-file.ts'
 import { makeFolders } from './util/make-folders.ts'
 
 const LOCK_FILE = 'overlay.lock'
@@ -242,7 +242,9 @@ async function removeDead(dir: string): Promise<void> {
 
 async function removeIfDead(folder: string): Promise<void> {
   const lock = join(folder, LOCK_FILE)
-  if ((await readHolder(lock)) === undefined) return
+  const holder = await readHolder(lock)
+  // Asked first, because trying a lock leaves a file beside it for a moment, and the folder could not be removed then by who lives.
+  if (holder === undefined || !(await isDead(holder))) return
   // Only the lock of a dead process is given to another one.
   if ((await tryLockFile(lock)) === undefined) return
   if ((await readdir(folder)).includes(KEPT_FILE)) await rm(lock, { force: true })

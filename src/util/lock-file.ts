@@ -99,7 +99,7 @@ export async function breakLock(lockPath: string, dead: Holder): Promise<void> {
   }
 }
 
-async function isDead(holder: Holder): Promise<boolean> {
+export async function isDead(holder: Holder): Promise<boolean> {
   if (holder.place !== (await here())) return false
   try {
     process.kill(holder.pid, 0)
