@@ -99,6 +99,7 @@ export async function breakLock(lockPath: string, dead: Holder): Promise<void> {
   }
 }
 
+/** Whether the process that holds it is known to be gone: one elsewhere never is. */
 export async function isDead(holder: Holder): Promise<boolean> {
   if (holder.place !== (await here())) return false
   try {
