@@ -243,8 +243,8 @@ export class Restore implements AsyncDisposable {
       this.#frontEnds.add(options)
       for (const name of writable) await this.#giveOverlay(name, true)
       for (const name of states) await this.#giveOverlay(name, false)
-      for (const name of states) this.#image(name).isPrivate = true
       const end = await begin()
+      for (const name of states) this.#image(name).isPrivate = true
       let detached: Promise<void> | undefined
       return () => {
         detached ??= end().then(() => this.#leave(options))
@@ -262,7 +262,10 @@ export class Restore implements AsyncDisposable {
   }
 
   #page(): Promise<Paged> {
-    this.#paged ??= this.#pickPager()
+    this.#paged ??= this.#pickPager().catch(error => {
+      this.#paged = undefined
+      throw error
+    })
     return this.#paged
   }
 

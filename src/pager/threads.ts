@@ -33,7 +33,7 @@ const PAGER_THREAD = "a pager's thread"
 export class Pagers {
   readonly #engine: Engine
   readonly #options: PagerOptions
-  readonly #threads: Promise<PagerHandle>[] = []
+  readonly #threads = new Set<Promise<PagerHandle>>()
   #isClosed = false
 
   constructor(engine: Engine, options: PagerOptions = {}) {
@@ -52,11 +52,18 @@ export class Pagers {
     if (this.#isClosed) throw new ThawError('CLOSED', 'the cache is closed')
     await loadNative('serving guests')
     const { threads = Math.max(1, Math.min(THREADS_MAX, availableParallelism() - 1)), spinMicroseconds } = this.#options
-    while (this.#threads.length < threads) this.#threads.push(PagerHandle.start(this.#engine, spinMicroseconds))
+    while (this.#threads.size < threads) this.#start(spinMicroseconds)
     const handles = await Promise.all(this.#threads)
     const [alive, ...others] = handles.filter(handle => handle.isAlive)
     if (alive === undefined) throw new ThawError('CLOSED', 'no pager is left: they failed')
     return others.reduce((least, handle) => (handle.restores < least.restores ? handle : least), alive)
+  }
+
+  /** One that could not be started (no descriptor was free) is tried again by the next who asks. */
+  #start(spinMicroseconds: number | undefined): void {
+    const thread = PagerHandle.start(this.#engine, spinMicroseconds)
+    this.#threads.add(thread)
+    thread.catch(() => this.#threads.delete(thread))
   }
 
   /** Stops the threads. Restores are closed before. Idempotent. */
