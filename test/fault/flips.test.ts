@@ -1,7 +1,7 @@
 /**
- * Every byte of a small store changed in turn, every object cut, lengthened and removed: what was stored comes back, or one of the codes that
- * docs/FORMAT.md names. Tens of thousands of times in memory, where opening a store takes a fraction of a millisecond; then a sample on a directory,
- * through pull and verify, and a sample with the second reader.
+ * Every byte of a small store's documents changed in turn, and of its chunks a sample; every object cut, lengthened and removed:
+ * what was stored comes back, or one of the codes that docs/FORMAT.md names. Thousands of times in memory, where opening a store
+ * takes a fraction of a millisecond; then a sample on a directory, through pull and verify, and a sample with the second reader.
  */
 import { randomBytes } from 'node:crypto'
 import { readdir } from 'node:fs/promises'
@@ -23,6 +23,8 @@ const REFUSALS: readonly (string | undefined)[] = ['CORRUPT', 'WRONG_KEY', 'BAD_
 /** Of the bytes that an operation does not read, one in so many is flipped. */
 const UNREAD_STRIDE = 61
 const SECOND_READER_STRIDE = 43
+/** A chunk's bytes stand under one hash: which of them is flipped makes no difference to who reads, so one in so many is. */
+const CHUNK_STRIDE = 61
 
 /** A snapshot of the store, by its tag, and its images. */
 interface Stored {
@@ -113,12 +115,12 @@ describe('a small store', () => {
     expect(kinds).toEqual(new Set(['store.json', 'root.json', 'state', 'chunks', 'manifests', 'keys', 'tags']))
   })
 
-  // Ten seconds where nothing else runs.
   it('with any byte of what is read flipped is refused', { timeout: 180_000 }, async () => {
     const unexpected: string[] = []
     for (const [key, bytes] of original) {
       const reader = snapshots.findLast(({ reads }) => reads.has(key))!
-      for (let at = 0; at < bytes.length; at++) {
+      const stride = key.includes('/chunks/') ? CHUNK_STRIDE : 1
+      for (let at = 0; at < bytes.length; at += stride) {
         const seen = await replaced(key, flipped(bytes, at), () => outcome(objects, reader))
         if (!REFUSALS.includes(seen)) unexpected.push(`${key} at ${at}: ${seen}`)
       }

@@ -28,7 +28,9 @@ export async function buildProgram(input: Readonly<Record<string, string>>, pack
   const { output, ...options } = [config].flat()[0]!
   await using bundle = await rolldown({ ...options, cwd: ROOT, input })
   await bundle.write({ ...[output].flat()[0], dir: dist })
-  return { dist, [Symbol.asyncDispose]: () => rm(folder, { recursive: true, force: true }) }
+  // Processes that were told to end write what they compiled as their last act, and nobody waits for those of the test runner.
+  const remove = (): Promise<void> => rm(folder, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 })
+  return { dist, [Symbol.asyncDispose]: remove }
 }
 
 async function installed(folder: string, packages: readonly string[]): Promise<void> {
