@@ -15,7 +15,6 @@ export default defineConfig({
     'lib/engine-worker': 'src/engine/worker.ts',
     'lib/guard-process': 'src/guard/process.ts',
     'lib/pager-worker': 'src/frontend/worker.ts',
-    'lib/fuse-worker': 'src/frontend/fuse/request-thread.ts',
   },
   platform: 'node',
   // Its helpers for `using`, which Node 22 does not have, are the exception.

@@ -36,8 +36,8 @@ export interface Engine extends AsyncDisposable {
   openStore(objects: ObjectStore): Promise<EngineStore>
 
   /**
-   * Opens a line by which another thread wants chunks (engine/line.ts). With `eventfd` the thread is woken by a descriptor where koffi can make one; it is woken by a message
-   * otherwise.
+   * Opens a line by which another thread wants chunks (engine/line.ts). Its thread is woken by a descriptor, or, if it has an event loop, by a
+   * message. @throws UNSUPPORTED, UNAVAILABLE for the descriptor; CLOSED
    */
   openLine(bell: 'eventfd' | 'message'): Promise<Line>
 

@@ -20,7 +20,7 @@ export async function mount(restore: Restore, dir: string, options: MountOptions
 /**
  * Serves an image of a restore as a block device. Resolves when clients can connect.
  * @throws NOT_FOUND if there is no such image, certificate or address; CONFLICT if the socket's path or the port is taken, or something else writes to the image; DENIED, NO_SPACE,
- * UNAVAILABLE; CLOSED; TypeError and RangeError for options that cannot be
+ * UNAVAILABLE; UNSUPPORTED without koffi; CLOSED; TypeError and RangeError for options that cannot be
  */
 export async function serveNbd(restore: Restore, image: string, options: NbdOptions): Promise<NbdServer> {
   const nbd = await import('./frontend/nbd.ts')

@@ -1,6 +1,6 @@
 /**
  * Tells the supervisor of a process, such as systemd, how a process fares, where it asked for that: `sd_notify(3)`, one datagram on the socket that NOTIFY_SOCKET names. Node has no datagrams on Unix
- * sockets, so it needs koffi; without, and where nobody asked, nothing happens.
+ * sockets, so it takes a system call; where that cannot be made, and where nobody asked, nothing happens.
  */
 import { tryLoadNative } from './util/native.ts'
 

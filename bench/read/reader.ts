@@ -23,7 +23,6 @@ export interface ReaderInput {
 /** Milliseconds of each read. */
 export async function startReader(cache: Cache, image: SnapshotImage, task: Task): Promise<Float64Array> {
   await using line = await cache.engine.openLine('eventfd')
-  if (line.end.bellFd === undefined) throw new Error('no eventfd: koffi is missing')
   const input: ReaderInput = { arena: cache.engine.arena.memory, image: image.share(), line: line.end, task }
   const worker = new Worker(new URL('./reader-thread.ts', import.meta.url), { workerData: input, transferList: [line.end.port] })
   const [ms] = (await once(worker, 'message')) as [Float64Array]

@@ -3,7 +3,7 @@
  * while both sides are awake.
  *
  * Two bells. The engine, which has an event loop, is woken by a message. The reading thread is woken by an eventfd, which it can wait for together with its guests'
- * descriptors, or, if it has an event loop or there is no koffi, by a message.
+ * descriptors, or, if it has an event loop, by a message.
  *
  * - At most WANTS_MAX wants are outstanding, so neither ring can be full: `LineClient.want` refuses what is beyond that.
  * - Every want that was taken is answered exactly once, also when the engine closes or its thread dies: then by the client itself, from the word `ended`.

@@ -2,8 +2,7 @@
  * `mount`: the images of a restore as files of a folder, by FUSE, for whoever opens files: QEMU (`mem-path=DIR/memory,share=on`), `cp`, a debugger.
  *
  * Pages are fetched as they are touched; with read-ahead, what follows them too. A writable mount keeps what is written in the restore's overlay. It is served on the restore's
- * pager (fuse/server.ts), without koffi on this thread (fuse/blocking-device.ts); this half mounts, hands on what happens and unmounts. When this process dies, readers get errors
- * and the guard takes the mount off.
+ * pager (fuse/server.ts); this half mounts, hands on what happens and unmounts. When this process dies, readers get errors and the guard takes the mount off.
  *
  * Only who mounts can look into it, unless another is named: guest memory is full of secrets. It does not see what another front end of the restore writes meanwhile to the same
  * image: the kernel keeps the pages it has read.
@@ -13,9 +12,7 @@ import { join } from 'node:path'
 import { type Guard, startGuard, type Watched } from '../guard.ts'
 import type { FrontEndEvent } from '../pager.ts'
 import type { AttachOptions, Restore, RestoreEvent } from '../restore.ts'
-import { tryLoadNative } from '../util/native.ts'
 import {
-  askAt,
   detachAt,
   flushFile,
   type MountFolder,
@@ -23,10 +20,8 @@ import {
   openFuseDevice,
   prepareFolder,
   removeMadeFolders,
-  takeOffAtExit,
   unmountAt,
 } from './fuse/mounting.ts'
-import { type FuseServing, serveHere, serveOnPager } from './fuse/serving.ts'
 import type { FileLook, FuseEvent, FuseSpec } from './fuse/spec.ts'
 
 export interface MountOptions {
@@ -60,22 +55,17 @@ const READ_AHEAD_MAX = 2 ** 30
 
 /**
  * Mounts the images of a restore at `dir`, which is made if it is not there, and then removed at the end. Resolves when files can be read.
- *
- * Without koffi this thread serves the mount, as fast as it has time for it: while it is held up nobody reads, and where it waits for the mount itself (`readFileSync`, a program that
- * is started in it) it waits for ever. There is no guard then: a process that is killed leaves a dead mount, which `umount` takes off, or the next mount at `dir`. Its readers get
- * errors all the same.
- * @throws DENIED without the right to mount; CONFLICT if the folder is not empty, or another front end writes to an image; UNSUPPORTED without FUSE; NOT_FOUND, NO_SPACE,
+ * @throws DENIED without the right to mount; CONFLICT if the folder is not empty, or another front end writes to an image; UNSUPPORTED without FUSE or koffi; NOT_FOUND, NO_SPACE,
  * UNAVAILABLE; CLOSED; TypeError and RangeError
  */
 export async function mount(restore: Restore, dir: string, options: MountOptions = {}): Promise<Mount> {
   checkOptions(dir, options)
-  const isHere = (await tryLoadNative()) === undefined
-  const guard = isHere ? undefined : await startGuard()
+  const guard = await startGuard()
   let folder: MountFolder | undefined
   let fd: number | undefined
   try {
     folder = await prepareFolder(dir)
-    fd = openFuseDevice(isHere)
+    fd = openFuseDevice()
     const mount = new Mount({ restore, folder, guard, options, fd })
     await mount.start()
     return mount
@@ -83,7 +73,7 @@ export async function mount(restore: Restore, dir: string, options: MountOptions
     // Whoever waits at it already gets an error.
     if (fd !== undefined) closeSync(fd)
     if (folder !== undefined) await removeMadeFolders(folder)
-    await guard?.close()
+    await guard.close()
     throw error
   }
 }
@@ -104,8 +94,7 @@ function checkOptions(dir: string, { uid, gid, mode, readAheadBytes }: MountOpti
 interface MountParts {
   readonly restore: Restore
   readonly folder: MountFolder
-  /** None: it is served on this thread. */
-  readonly guard: Guard | undefined
+  readonly guard: Guard
   readonly options: MountOptions
   /** /dev/fuse. */
   readonly fd: number
@@ -149,7 +138,7 @@ export class Mount implements AsyncDisposable {
     const { restore, guard, options, fd } = this.#parts
     const { readAheadBytes = 0 } = options
     const writable = writableImages(restore, options)
-    const watched = await guard?.watchMount(this.path)
+    const watched = await guard.watchMount(this.path)
     try {
       const source = `thaw:${restore.snapshot.id.slice(0, 12)}`
       this.#device = await mountAt(this.path, { fd, source, isWritable: writable.length > 0, allowOther: allowsOther(options) })
@@ -164,7 +153,7 @@ export class Mount implements AsyncDisposable {
   }
 
   #serve(spec: FuseSpec): Promise<FuseServing> {
-    const { restore, guard } = this.#parts
+    const { restore } = this.#parts
     const options: AttachOptions = {
       kind: 'fuse',
       path: this.path,
@@ -173,9 +162,7 @@ export class Mount implements AsyncDisposable {
       onEvent: (event: FrontEndEvent) => this.#hear(event as FuseEvent),
       close: () => this.close(),
     }
-    if (guard !== undefined) return serveOnPager(restore, spec, options)
-    const [path, device] = [this.path, this.#device]
-    return serveHere(restore, spec, options, { wake: () => askAt(path, device), wakeAtExit: () => takeOffAtExit(path, device) })
+    return serveOnPager(restore, spec, options)
   }
 
   #hear(event: FuseEvent): void {
@@ -228,7 +215,7 @@ export class Mount implements AsyncDisposable {
     await detachAt(this.path, this.#device)
     await removeMadeFolders(folder)
     this.#watched?.release()
-    await guard?.close()
+    await guard.close()
     this.#ending.resolve(end)
     this.#emit({ kind: 'closed', reason: end.reason })
   }
@@ -236,6 +223,26 @@ export class Mount implements AsyncDisposable {
   #emit(event: EventOfMount): void {
     this.#parts.restore.emit({ frontEnd: 'fuse', path: this.path, ...event })
   }
+}
+
+/** A mount that is being served. */
+interface FuseServing {
+  /** Settles with the reason if that ended by itself; nobody waits at the descriptor then. */
+  readonly died: Promise<Error>
+  /** Nothing is served any more when it resolves. Idempotent, does not reject. */
+  end(): Promise<void>
+}
+
+/** The descriptor is the caller's if this throws. @throws what `Restore.attach` throws */
+async function serveOnPager(restore: Restore, spec: FuseSpec, options: AttachOptions): Promise<FuseServing> {
+  const { detach, died } = await restore.attach(spec, options)
+  let isOpen = true
+  const close = (): void => {
+    if (isOpen) closeSync(spec.fd)
+    isOpen = false
+  }
+  void died.then(close)
+  return { died, end: () => detach().then(close) }
 }
 
 type EventOfMount = RestoreEvent extends infer Event ? (Event extends RestoreEvent ? Omit<Event, 'frontEnd' | 'path'> : never) : never

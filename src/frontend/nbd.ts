@@ -1,20 +1,19 @@
 /**
  * `serveNbd`: an image of a restore as a block device over the network block device protocol, on a Unix socket or over TCP.
  *
- * Connections are served on the restore's pager (nbd/server.ts), which this thread cannot hold up. TLS is not for a pager, and without koffi there is none: then they are served
- * on this thread, as fast as it has time for them (nbd/stream-server.ts).
+ * Connections are served on the restore's pager (nbd/server.ts), which this thread cannot hold up. Those with TLS are served on this thread, as fast as it has time for them
+ * (nbd/stream-server.ts).
  */
 import { closeSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { type ErrorCode, fromErrno } from '../errors.ts'
 import type { FrontEndEvent } from '../pager.ts'
 import type { AttachOptions, Restore, RestoreEvent } from '../restore.ts'
-import { type Native, tryLoadNative } from '../util/native.ts'
+import { loadNative, type Native } from '../util/native.ts'
 import { listenAtAddress, type TcpAddress } from './nbd/listen.ts'
 import { STRING_BYTES_MAX } from './nbd/protocol.ts'
 import type { NbdEvent, NbdSpec } from './nbd/server.ts'
 import type { TlsFiles } from './nbd/stream-connection.ts'
-import type { StreamListener } from './nbd/stream-server.ts'
 import { checkOwner, checkPath, checkWhole } from './options.ts'
 import { listenAt, removeSocketFile, type SocketFile } from './socket.ts'
 
@@ -53,15 +52,15 @@ const CONNECTIONS_MAX = 65_536
 /**
  * Serves an image of a restore. Resolves when clients can connect.
  * @throws NOT_FOUND if there is no such image, certificate or address; CONFLICT if the socket's path or the port is taken, or something else writes to the image; DENIED, NO_SPACE,
- * UNAVAILABLE; CLOSED; TypeError and RangeError for options that cannot be
+ * UNAVAILABLE; UNSUPPORTED without koffi; CLOSED; TypeError and RangeError for options that cannot be
  */
 export async function serveNbd(restore: Restore, image: string, options: NbdOptions): Promise<NbdServer> {
   checkOptions(options)
   restore.image(image)
   const tls = options.tls && (await readTlsFiles(options.tls))
-  const native = await tryLoadNative()
+  const native = await loadNative('serving NBD')
   const server = new NbdServer(restore, image, options)
-  if (native === undefined || tls !== undefined) await server.startHere(native, tls)
+  if (tls !== undefined) await server.startHere(native, tls)
   else await server.startOnPager(native)
   return server
 }
@@ -155,7 +154,7 @@ export class NbdServer implements AsyncDisposable {
   }
 
   /** @internal */
-  async startHere(native: Native | undefined, tls: TlsFiles | undefined): Promise<void> {
+  async startHere(native: Native, tls: TlsFiles): Promise<void> {
     await this.#startOrUndo(async () => {
       const { images, detach } = await this.#restore.attachHere(this.#attachOptions())
       this.#undo.push(detach)
@@ -168,10 +167,7 @@ export class NbdServer implements AsyncDisposable {
         onEvent: event => this.#hear(event),
       })
       this.#undo.push(() => server.close())
-      const { socket, listen } = this.#options
-      const where: StreamListener = native === undefined ? { socket, ...listen } : { fd: await this.#listen(native) }
-      const { port } = await server.listen(where)
-      if (listen !== undefined && native === undefined) this.#address = { host: listen.host, port }
+      await server.listen(await this.#listen(native))
     })
   }
 

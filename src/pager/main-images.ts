@@ -1,6 +1,5 @@
 /**
- * Served images on a thread with an event loop: for what a pager cannot do (TLS), and where there is none (no koffi). Chunks come by promises, and whoever holds up the
- * thread holds up the guest.
+ * Served images on a thread with an event loop, for what a pager cannot do: TLS. Chunks come by promises, and whoever holds up the thread holds up the guest.
  */
 import type { Arena } from '../arena.ts'
 import type { Engine, HeldSnapshot } from '../engine.ts'

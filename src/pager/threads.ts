@@ -101,11 +101,10 @@ export class PagerHandle {
 
   static async start(engine: Engine, spinMicroseconds: number | undefined): Promise<PagerHandle> {
     const line = await engine.openLine('eventfd')
-    const bellFd = await openEventFd()
-    if (bellFd === undefined) {
+    const bellFd = await openEventFd().catch(async error => {
       await line.close()
-      throw new ThawError('UNSUPPORTED', 'no descriptor for a bell is free: raise the limit of open files')
-    }
+      throw error
+    })
     const input: PagerInput = { arena: engine.arena.memory, line: line.end, bellFd, spinMicroseconds }
     // Bundled, the threads lie beside each other, and this file in one of the chunks beside them.
     const file = import.meta.url.endsWith('.ts') ? '../frontend/worker.ts' : './pager-worker.js'

@@ -1,5 +1,5 @@
 /**
- * The system calls that Node does not offer, through koffi: an optional dependency, prebuilt, which needs no compiler. One `Native` a thread.
+ * The system calls that Node does not offer, through koffi, which is prebuilt and needs no compiler. One `Native` a thread.
  *
  * Every call is synchronous and returns what the C function does: -1 is an error, whose number `errno` has until the next call. Buffers are read and written where they lie;
  * those whose address goes into a structure must be kept alive by whoever wrote it there.
@@ -48,6 +48,7 @@ export interface Native {
   setsockopt(fd: number, level: number, option: number, value: Uint8Array, sizeBytes: number): number
   getsockname(fd: number, address: Uint8Array, size: Uint8Array): number
 
+  eventfd(count: number, flags: number): number
   epollCreate(flags: number): number
   /** `event` is a struct epoll_event, see EPOLL_EVENT_BYTES. */
   epollControl(epoll: number, operation: number, fd: number, event: Uint8Array): number
@@ -124,13 +125,11 @@ export async function loadNative(what: string): Promise<Native> {
   try {
     return await loading
   } catch (cause) {
-    throw new ThawError('UNSUPPORTED', `${what} needs the package koffi, which cannot be loaded: install it with \`npm install koffi\``, {
-      cause,
-    })
+    throw new ThawError('UNSUPPORTED', `${what} needs the package koffi, which cannot be loaded here`, { cause })
   }
 }
 
-/** As `loadNative`; undefined where it cannot be, for those who can do without. */
+/** As `loadNative`; undefined where there is none, for work that is only cheaper with it. */
 export async function tryLoadNative(): Promise<Native | undefined> {
   try {
     return await loadNative('this')
@@ -189,6 +188,7 @@ async function bind(): Promise<Native> {
     getsockopt: f('int getsockopt(int fd, int level, int option, void *value, void *size)'),
     setsockopt: f('int setsockopt(int fd, int level, int option, void *value, unsigned int size)'),
     getsockname: f('int getsockname(int fd, void *address, void *size)'),
+    eventfd: f('int eventfd(unsigned int count, int flags)'),
     epollCreate: f('int epoll_create1(int flags)'),
     epollControl: f('int epoll_ctl(int epoll, int operation, int fd, void *event)'),
     epollWait: f('int epoll_wait(int epoll, void *events, int count, int timeoutMs)'),

@@ -1,5 +1,5 @@
 /**
- * Which parts of a file hold data, by lseek(2) with SEEK_DATA and SEEK_HOLE, which Node does not offer: through koffi, an optional dependency.
+ * Which parts of a file hold data, by lseek(2) with SEEK_DATA and SEEK_HOLE, which Node does not offer.
  *
  * For those who only save work by it (`dataBlocks`), "cannot be told" is an answer: they read the holes and find the zeros themselves. For those to whom a hole means something else
  * than zeros (`dataStretches`) it is an error.

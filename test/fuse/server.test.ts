@@ -3,12 +3,15 @@ import { beforeEach, expect, it } from 'vitest'
 import { NOTHING, type Transport, UNMOUNTED } from '../../src/frontend/fuse/device.ts'
 import { OPCODE } from '../../src/frontend/fuse/protocol.ts'
 import { WAITING_MAX } from '../../src/frontend/fuse/requests.ts'
-import { startFuseOver } from '../../src/frontend/fuse/server.ts'
+import { startFuse } from '../../src/frontend/fuse/server.ts'
 import type { FrontEndEvent, Watched } from '../../src/pager.ts'
+import type { Native } from '../../src/util/native.ts'
 import { type FakeImage, fakeImage } from './fake-image.ts'
 
 const MEMORY = 2
 const PAGE = 4096
+/** The transport is a stand-in too. */
+const unused = {} as Native
 
 let memory: FakeImage
 let events: FrontEndEvent[]
@@ -65,8 +68,8 @@ beforeEach(() => {
     after: () => () => undefined,
   }
   const look = { uid: 0, gid: 0, readOnlyMode: 0o444, writableMode: 0o644, timeMs: 0 }
-  const context = { loop, images: new Map([['memory', memory]]), emit: (event: FrontEndEvent) => events.push(event) }
-  startFuseOver(context, transport, { kind: 'fuse', fd: 3, look, writable: [], readAheadBytes: 0 })
+  const context = { native: unused, loop, images: new Map([['memory', memory]]), emit: (event: FrontEndEvent) => events.push(event) }
+  startFuse(context, { kind: 'fuse', fd: 3, look, writable: [], readAheadBytes: 0 }, transport)
 })
 
 it('takes a bounded amount a turn', () => {

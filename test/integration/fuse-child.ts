@@ -1,6 +1,6 @@
 /**
- * A process of its own that mounts a snapshot, for tests that kill it or that take its rights: `node fuse-child.ts URL KEYS ID DIR`. Prints what came of it. On its input, `exit`
- * and `throw` end it in these ways, and anything else has reads of chunks hang from then on.
+ * A process of its own that mounts a snapshot, for tests that kill it or that take its rights: `node fuse-child.ts URL KEYS ID DIR`. Prints what came of it. Anything on its input
+ * has reads of chunks hang from then on.
  */
 import { isThawError } from '../../src/errors.ts'
 import { mount } from '../../src/frontend/fuse.ts'
@@ -18,9 +18,7 @@ const objects = patchedStore(inner, {
   get: (key, options) => (isHanging ? never : inner.get(key, options)),
   getInto: (key, target, options) => (isHanging ? never : inner.getInto(key, target, options)),
 })
-process.stdin.on('data', (words: Buffer) => {
-  if (words.includes('exit')) process.exit(7)
-  if (words.includes('throw')) throw new Error('thrown')
+process.stdin.on('data', () => {
   isHanging = true
   console.log('hangs')
 })

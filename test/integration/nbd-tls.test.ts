@@ -1,10 +1,9 @@
-/** NBD on the caller's thread: with TLS, and without koffi. */
+/** NBD with TLS, which is served on the caller's thread. */
 import { copyFile, mkdir, readFile, writeFile } from 'node:fs/promises'
 import { createConnection } from 'node:net'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { OPTION, OPTION_REPLY } from '../../src/frontend/nbd/protocol.ts'
-import { NbdServer } from '../../src/frontend/nbd.ts'
 import type { Restore } from '../../src/index.ts'
 import { CLIENT_FLAGS, go, option, optionReplies } from '../nbd/client.ts'
 import { run, runWell, type ServedDisk, serveDisk, servedDisk } from './nbd-served.ts'
@@ -97,29 +96,5 @@ describe('with TLS', () => {
     await copyFile(join(certificates, 'ca-cert.pem'), join(strangers, 'ca-cert.pem'))
     expect((await run('nbdinfo', ['--size', withCertificates(server.uri, strangers)])).code).not.toBe(0)
     expect(server.connections).toBe(0)
-  })
-})
-
-describe('without koffi', () => {
-  it('a disk is served all the same', async () => {
-    const { restore: own } = await disk.restore()
-    const socket = join(disk.dir, 'plain.sock')
-    const server = new NbdServer(own, 'rootfs', { socket, writable: true })
-    await server.startHere(undefined, undefined)
-    await runWell('qemu-img', ['compare', '-f', 'raw', '-F', 'raw', server.uri, disk.file])
-    const io = ['-c', 'write -P 3 5000 200000', '-c', 'read -P 3 5000 200000', '-c', 'write -z 64k 64k', '-c', 'read -P 0 64k 64k']
-    expect(await runWell('qemu-io', ['-f', 'raw', ...io, server.uri])).not.toMatch(/verification failed/i)
-    await own.close()
-    expect(await server.closed).toEqual({ reason: 'closed' })
-  })
-
-  it('an address is taken, too', async () => {
-    const { restore: own } = await disk.restore()
-    const server = new NbdServer(own, 'rootfs', { listen: { host: '127.0.0.1', port: 0 } })
-    await server.startHere(undefined, undefined)
-    const target = join(disk.dir, 'plain.img')
-    await runWell('nbdcopy', [server.uri, target])
-    expect((await readFile(target)).equals(disk.image)).toBe(true)
-    await own.close()
   })
 })

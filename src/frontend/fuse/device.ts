@@ -5,7 +5,7 @@
  */
 import type { Gathered } from '../../pager.ts'
 import { ERRNO, type Native } from '../../util/native.ts'
-import { HEADER, REPLY_HEADER, REPLY_HEADER_BYTES } from './protocol.ts'
+import { REPLY_HEADER, REPLY_HEADER_BYTES } from './protocol.ts'
 
 /** Largest answer that is put together here: a page of directory entries. Bytes of images are not: they go out from where they lie. */
 export const BODY_BYTES = 4096
@@ -71,23 +71,8 @@ export class NativeTransport implements Transport {
 }
 
 /** Whether a read that failed is to be tried again. ENOENT: who asked has been killed meanwhile. EIO: it did not fit, and was answered by the kernel. */
-export function isPassing(errno: number): boolean {
+function isPassing(errno: number): boolean {
   return errno === ERRNO.EINTR || errno === ERRNO.ENOENT || errno === ERRNO.EIO
-}
-
-/** The answer EIO to a request, for those who have no session. */
-export function refusalOf(request: Buffer): Buffer {
-  const answer = Buffer.alloc(REPLY_HEADER_BYTES)
-  answer.writeInt32LE(REPLY_HEADER_BYTES, REPLY_HEADER.length * 4)
-  answer.writeInt32LE(-ERRNO.EIO, REPLY_HEADER.error * 4)
-  request.copy(answer, REPLY_HEADER.unique * 4, HEADER.unique * 4, HEADER.unique * 4 + 8)
-  return answer
-}
-
-/** The number of an error of node:fs, which has it negated. @throws `error`, if it is another */
-export function errnoOfSystem(error: unknown): number {
-  if (error instanceof Error && 'errno' in error && typeof error.errno === 'number') return -error.errno
-  throw error
 }
 
 /** Who is answered: a request's number, as two words. */

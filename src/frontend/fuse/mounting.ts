@@ -4,9 +4,9 @@
  * /dev/fuse is open in this process alone, but for the moment that `mount` has it: whoever reads gets an error when the last descriptor is closed, and would wait for ever at one
  * that was forgotten. Mounts are known by their device, for at their path there may be others.
  */
-import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
-import { constants, existsSync, openSync, readFileSync, writeFileSync } from 'node:fs'
-import { open, readdir, readFile, realpath, rmdir, writeFile } from 'node:fs/promises'
+import { type ChildProcess, spawn } from 'node:child_process'
+import { constants, openSync } from 'node:fs'
+import { open, readdir, readFile, realpath, rmdir } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fromErrno, ThawError } from '../../errors.ts'
@@ -17,8 +17,6 @@ const FILE_SYSTEM = 'fuse.thaw'
 const MOUNTS = '/proc/self/mountinfo'
 /** What a program of a line's work may take; unmounting writes dirty pages first. */
 const PROGRAM_TIMEOUT_MS = 30_000
-/** The same at the end of the process, which cannot answer any more. */
-const EXIT_TIMEOUT_MS = 1000
 const STDERR_CHARS_MAX = 2000
 /** How long a mount that is in use is tried again, before it is taken off all the same: whoever was told to end has a moment for it. */
 const BUSY_MS = 1000
@@ -29,9 +27,6 @@ const CAP_SYS_ADMIN = 21n
 const ALL_IDS = /^\s*0\s+0\s+4294967295\s*$/
 /** Of the folder that is mounted. */
 const ROOT_MODE = '40000'
-/** Arguments of `umount` that take a mount off without asking its server anything; of `stat`, that have it asked. */
-const DETACH = (path: string): string[] => ['-i', '-l', '-c', path]
-const ASK = (path: string): string[] => ['-f', path]
 
 /** A folder to mount at. */
 export interface MountFolder {
@@ -89,10 +84,10 @@ export async function removeMadeFolders({ path, made }: MountFolder): Promise<vo
   }
 }
 
-/** @param blocking reads wait for requests. @throws UNSUPPORTED without FUSE in the kernel; DENIED */
-export function openFuseDevice(blocking: boolean): number {
+/** @returns a descriptor, non-blocking. @throws UNSUPPORTED without FUSE in the kernel; DENIED */
+export function openFuseDevice(): number {
   try {
-    return openSync('/dev/fuse', constants.O_RDWR | (blocking ? 0 : constants.O_NONBLOCK))
+    return openSync('/dev/fuse', constants.O_RDWR | constants.O_NONBLOCK)
   } catch (error) {
     if (isCode(error, 'ENOENT') || isCode(error, 'ENODEV') || isCode(error, 'ENXIO')) {
       throw new ThawError('UNSUPPORTED', 'the kernel has no FUSE here: load the module `fuse`, or give the container /dev/fuse', {
@@ -142,35 +137,14 @@ export async function unmountAt(path: string, device: string): Promise<boolean> 
   return false
 }
 
-/**
- * Has the kernel send a request, whatever it is; resolves before that is answered. For a mount that is not to be reached, ends its connection, where the file system for that is
- * mounted (https://docs.kernel.org/filesystems/fuse.html, control filesystem). Does not reject.
- */
-export async function askAt(path: string, device: string): Promise<void> {
-  if (await isOnTop(path, device)) void run('stat', ASK(path))
-  else await writeFile(abortFile(device), '1').catch(() => undefined)
-}
-
-/** The same when nothing can be waited for any more; and takes it off. */
-export function takeOffAtExit(path: string, device: string): void {
-  const options = { stdio: 'ignore', timeout: EXIT_TIMEOUT_MS, killSignal: 'SIGKILL' } as const
-  if (topAt(path, parseMounts(readFileSync(MOUNTS, 'utf8')))?.device === device) {
-    spawnSync('stat', ASK(path), options)
-    spawnSync('umount', DETACH(path), options)
-  } else if (existsSync(abortFile(device))) writeFileSync(abortFile(device), '1')
-}
-
-function abortFile(device: string): string {
-  return `/sys/fs/fuse/connections/${device.split(':')[1]}/abort`
-}
-
 /** Takes off what is dead: without asking its server anything. */
 export async function detachAt(path: string, device: string): Promise<void> {
   if (await isOnTop(path, device)) await detach(path)
 }
 
+/** Without asking its server anything. */
 async function detach(path: string): Promise<boolean> {
-  return (await run('umount', DETACH(path))) === undefined
+  return (await run('umount', ['-i', '-l', '-c', path])) === undefined
 }
 
 async function isOnTop(path: string, device: string): Promise<boolean> {

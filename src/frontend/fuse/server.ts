@@ -1,5 +1,5 @@
 /**
- * A mount on the thread that serves it, its pager's or, without koffi, main: takes requests when there are some and hands them to the session, a bounded amount a turn.
+ * A mount on its pager's thread: takes requests when there are some and hands them to the session, a bounded amount a turn.
  *
  * The descriptor is the main half's, which closes it when this has ended. When the kernel lets go of the mount, everything ends here, and main is told.
  */
@@ -14,11 +14,8 @@ const REQUESTS_A_TURN = 8
 /** Of an image: whoever reads a bad page again and again shall not keep main busy. */
 const UNREADABLE_TOLD_MAX = 64
 
-/** What serving a mount needs of a thread. */
-export type FuseContext = Pick<FrontEndContext, 'loop' | 'images' | 'emit'>
-
 class FuseServer implements FrontEnd, Watched {
-  readonly #context: FuseContext
+  readonly #context: FrontEndContext
   readonly #fd: number
   readonly #transport: Transport
   readonly #session: FuseSession
@@ -27,7 +24,7 @@ class FuseServer implements FrontEnd, Watched {
   #isPaused = false
   #isOver = false
 
-  constructor(context: FuseContext, transport: Transport, { fd, look, writable, readAheadBytes }: FuseSpec) {
+  constructor(context: FrontEndContext, transport: Transport, { fd, look, writable, readAheadBytes }: FuseSpec) {
     this.#context = context
     this.#fd = fd
     this.#transport = transport
@@ -106,12 +103,11 @@ class FuseServer implements FrontEnd, Watched {
   }
 }
 
-/** Serves a mount that is there, on a pager: its INIT waits to be answered. */
-export function startFuse(context: FrontEndContext, spec: FuseSpec): FrontEnd {
-  return new FuseServer(context, new NativeTransport(context.native, spec.fd), spec)
-}
-
-/** The same on any thread. */
-export function startFuseOver(context: FuseContext, transport: Transport, spec: FuseSpec): FrontEnd {
+/** Serves a mount that is there: its INIT waits to be answered. */
+export function startFuse(
+  context: FrontEndContext,
+  spec: FuseSpec,
+  transport: Transport = new NativeTransport(context.native, spec.fd),
+): FrontEnd {
   return new FuseServer(context, transport, spec)
 }

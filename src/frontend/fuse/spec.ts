@@ -16,7 +16,7 @@ export interface FileLook {
 /** Posted to the pager. */
 export interface FuseSpec extends FrontEndSpec {
   readonly kind: 'fuse'
-  /** /dev/fuse, mounted; non-blocking for a pager. Whoever opened it closes it. */
+  /** /dev/fuse, mounted, non-blocking. Whoever opened it closes it. */
   readonly fd: number
   readonly look: FileLook
   /** Names of the images that can be written to through this mount. */

@@ -42,7 +42,7 @@ export async function listenAtAddress(native: Native, { host, port }: TcpAddress
 }
 
 /** What a failure to listen is to a caller. */
-export function listenError(error: unknown, what: string): unknown {
+function listenError(error: unknown, what: string): unknown {
   const code = error instanceof Error && 'code' in error ? error.code : undefined
   const options = { cause: error, object: what }
   if (code === 'EADDRINUSE') return new ThawError('CONFLICT', `somebody listens at ${what} already`, options)

@@ -24,7 +24,7 @@ export interface StreamConnectionOptions extends Pick<SessionOptions, 'image' | 
   /** Shared by connections that have their turns one after the other. */
   readonly replies: ReplyBuffer
   readonly socket: Socket
-  readonly tls: TlsFiles | undefined
+  readonly tls: TlsFiles
   /** The handshake ended well. */
   onAgreed(): void
   onUnreadable(page: number, code: ErrorCode | undefined): void
@@ -45,11 +45,11 @@ export class StreamConnection implements TurnGiver {
   #isClosed = false
 
   constructor(options: StreamConnectionOptions) {
-    const { image, terms, replies, socket, tls } = options
+    const { image, terms, replies, socket } = options
     this.#options = options
     this.#socket = socket
     this.#wire = new StreamWire(replies, socket)
-    this.#session = new Session({ image, terms, wire: this.#wire, turns: this, isTlsRequired: tls !== undefined })
+    this.#session = new Session({ image, terms, wire: this.#wire, turns: this, isTlsRequired: true })
   }
 
   /** Begins to serve it. */
@@ -140,7 +140,7 @@ export class StreamConnection implements TurnGiver {
     const { tls, socket } = this.#options
     socket.removeAllListeners('data').removeAllListeners('drain')
     if (this.#rest.length > 0) return void this.close()
-    const { cert, key, ca } = tls!
+    const { cert, key, ca } = tls
     const server = createServer({ cert, key, ca, requestCert: ca !== undefined, rejectUnauthorized: ca !== undefined })
     server.once('tlsClientError', () => this.close())
     server.once('secureConnection', secured => this.#secured(secured))

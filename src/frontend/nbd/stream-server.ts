@@ -1,14 +1,12 @@
 /**
- * NBD over streams of Node's, on a thread with an event loop: with TLS, and where there is no koffi. The sessions are those of the pager's server; only what carries them differs.
+ * NBD with TLS, over streams of Node's, on a thread with an event loop. The sessions are those of the pager's server; only what carries them differs.
  *
  * TLS begins inside a session that began in the clear (STARTTLS); what a client sent before it counts for nothing, and bytes that it sent along with the request are not believed
  * to be behind TLS: they end the connection.
  */
 import { once } from 'node:events'
-import { chmodSync } from 'node:fs'
-import { type AddressInfo, createServer, type Server, type Socket } from 'node:net'
+import { createServer, type Server, type Socket } from 'node:net'
 import type { ServedImage } from '../../pager.ts'
-import { listenError } from './listen.ts'
 import { HANDSHAKE_MS, type NbdEvent, UNREADABLE_INTERVAL_MS } from './server.ts'
 import { StreamConnection, type TlsFiles } from './stream-connection.ts'
 import { ReplyBuffer } from './wire.ts'
@@ -19,19 +17,9 @@ export interface StreamServerOptions {
   /** Clients may write. */
   readonly isWritable: boolean
   readonly connectionsMax: number
-  readonly tls: TlsFiles | undefined
+  readonly tls: TlsFiles
   onEvent(event: NbdEvent): void
 }
-
-/** Where to listen: a descriptor that does, which becomes the server's; a path; or an address. */
-export interface StreamListener {
-  readonly fd?: number | undefined
-  readonly socket?: string | undefined
-  readonly host?: string | undefined
-  readonly port?: number | undefined
-}
-
-const OWNER_ONLY = 0o600
 
 export class StreamServer {
   readonly #options: StreamServerOptions
@@ -47,18 +35,10 @@ export class StreamServer {
     this.#server = createServer({ noDelay: true, keepAlive: true }, socket => this.#admit(socket))
   }
 
-  /** @returns the port, for an address. @throws CONFLICT, NOT_FOUND, DENIED, UNAVAILABLE */
-  async listen({ fd, socket, host, port }: StreamListener): Promise<{ readonly port: number }> {
-    try {
-      this.#server.listen(fd !== undefined ? { fd } : socket !== undefined ? { path: socket } : { host, port })
-      await once(this.#server, 'listening')
-    } catch (error) {
-      throw listenError(error, socket ?? `${host}:${port}`)
-    }
-    // Before this turn of the event loop ends nobody is accepted.
-    if (socket !== undefined) chmodSync(socket, OWNER_ONLY)
-    const address = this.#server.address() as AddressInfo | string | null
-    return { port: typeof address === 'object' ? (address?.port ?? 0) : 0 }
+  /** @param fd listens, and becomes the server's */
+  async listen(fd: number): Promise<void> {
+    this.#server.listen({ fd })
+    await once(this.#server, 'listening')
   }
 
   /** Cuts all clients off. */
