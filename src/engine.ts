@@ -13,12 +13,15 @@ import type { LineEnd } from './engine/line.ts'
 import type { Tier } from './errors.ts'
 import type { ReadFigures } from './stats.ts'
 import type { CallOptions, ObjectStore } from './store.ts'
+import type { Owner } from './util/gate.ts'
 import type { SlabMemory } from './util/slab.ts'
 import type { Urgency } from './util/urgency.ts'
 
 export interface WantOptions extends CallOptions {
   /** Default: a demand. */
   readonly urgency?: Urgency | undefined
+  /** Default: nobody in particular. */
+  readonly owner?: Owner | undefined
 }
 
 /** A chunk in the arena, pinned: whoever was given it calls `unpin` once. */

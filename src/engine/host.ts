@@ -55,7 +55,7 @@ export class EngineHost {
         this.#calls.get(message.call)?.controller.abort(new ThawError('CLOSED', 'not wanted any more'))
         return
       case 'raise':
-        this.#calls.get(message.call)?.urgency.raise()
+        this.#calls.get(message.call)?.urgency.raise(message.priority)
         return
       case 'verdict': {
         const { verdict } = this.#calls.get(message.call) ?? {}

@@ -13,8 +13,8 @@
  */
 import { ABSENT } from '../arena.ts'
 import type { ErrorCode, Tier } from '../errors.ts'
-import type { Priority } from '../util/urgency.ts'
-import { codeOf, type LineEnd, type LineParts, lineParts, PRIORITIES, STATUS_OK, TIERS, type ToServer, WANTS_MAX } from './line.ts'
+import { PRIORITIES, type Priority } from '../util/urgency.ts'
+import { codeOf, type LineEnd, type LineParts, lineParts, STATUS_OK, TIERS, type ToServer, WANTS_MAX } from './line.ts'
 import { ENTRY_WORDS } from './line-ring.ts'
 
 /** What became of a want. One object a line, overwritten by the next. */

@@ -66,7 +66,9 @@ export class LinePromises {
     }
     if (this.#client.outstanding < WANTS_MAX) ask()
     else leave = this.#queue.join(ask, urgency)
-    const stop = urgency.onRaise(() => this.#client.raise(ticket))
+    const stop = urgency.onRaise(priority => {
+      if (priority === 'demand') this.#client.raise(ticket)
+    })
     signal.addEventListener('abort', onAbort)
     // Nobody rings any more.
     if (!this.#isOpen) this.#look()

@@ -9,19 +9,8 @@ import type { Pinned, WantOptions } from '../engine.ts'
 import { type ErrorCode, isThawError, ThawError } from '../errors.ts'
 import { ringEventFd } from '../util/eventfd.ts'
 import { failureOf } from '../util/failure.ts'
-import { Urgency } from '../util/urgency.ts'
-import {
-  endLine,
-  type LineEnd,
-  type LineParts,
-  lineParts,
-  PRIORITIES,
-  STATUS_OK,
-  statusOf,
-  TIERS,
-  type ToClient,
-  type ToServer,
-} from './line.ts'
+import { PRIORITIES, Urgency } from '../util/urgency.ts'
+import { endLine, type LineEnd, type LineParts, lineParts, STATUS_OK, statusOf, TIERS, type ToClient, type ToServer } from './line.ts'
 import { ENTRY_WORDS } from './line-ring.ts'
 
 /** What a line asks. */

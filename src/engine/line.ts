@@ -15,7 +15,6 @@ import type { MessagePort } from 'node:worker_threads'
 import type { ErrorCode, Tier } from '../errors.ts'
 import { ringEventFd } from '../util/eventfd.ts'
 import type { Failure } from '../util/failure.ts'
-import type { Priority } from '../util/urgency.ts'
 import { Ring } from './line-ring.ts'
 
 /** Names that thread in errors that came from it. */
@@ -70,8 +69,7 @@ export function endLine({ memory, bellFd }: Omit<LineEnd, 'port'>, code: ErrorCo
   if (bellFd !== undefined) ringEventFd(bellFd)
 }
 
-/** Numbers of what crosses a line as a word. */
-export const PRIORITIES: readonly Priority[] = ['demand', 'prefetch']
+/** Numbers of what crosses a line as a word; a priority is its index in PRIORITIES (util/urgency.ts). */
 export const TIERS: readonly Tier[] = ['memory', 'disk', 'l2', 'origin']
 /** 0 is good. `undefined` is an error without a code: a bug, of which a message tells more. */
 export const STATUS_OK = 0

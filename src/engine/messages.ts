@@ -55,7 +55,8 @@ export interface ResultOf {
 
 export type ToHost =
   | { readonly kind: 'call'; readonly call: number; readonly request: Request; readonly priority: Priority }
-  | { readonly kind: 'abort' | 'raise'; readonly call: number }
+  | { readonly kind: 'abort'; readonly call: number }
+  | { readonly kind: 'raise'; readonly call: number; readonly priority: Priority }
   /** What came of looking at lent bytes. */
   | { readonly kind: 'verdict'; readonly call: number; readonly failure: Failure | undefined }
   | { readonly kind: 'release'; readonly handle: number }

@@ -55,7 +55,7 @@ export class RemoteCalls {
     this.#post({ kind: 'call', call, request, priority: urgency?.priority ?? 'demand' }, transfer)
     this.#underWay.set(call, underWay)
     this.#worker.ref()
-    const stop = urgency?.onRaise(() => this.#post({ kind: 'raise', call }))
+    const stop = urgency?.onRaise(priority => this.#post({ kind: 'raise', call, priority }))
     signal?.addEventListener('abort', onAbort)
     try {
       return (await promise) as ResultOf[K]

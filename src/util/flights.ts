@@ -78,8 +78,8 @@ export class Flights<K, V> {
 
   #board(key: K, flight: UnderWay<V>, { urgency, signal }: Passenger): Promise<V> {
     return new Promise((resolve, reject) => {
-      if (urgency === undefined || urgency.priority === 'demand') flight.urgency.raise()
-      const stop = urgency?.onRaise(() => flight.urgency.raise())
+      flight.urgency.raise(urgency?.priority)
+      const stop = urgency?.onRaise(priority => flight.urgency.raise(priority))
       const done = (): void => {
         flight.waiting.delete(seat)
         stop?.()

@@ -1,12 +1,15 @@
 /**
- * How urgently a piece of work is wanted, which can change while it waits: a prefetched chunk is demanded the moment somebody asks for it, and then overtakes
- * what is only prefetched.
+ * How urgently a piece of work is wanted. It can rise while the work waits: a prefetched chunk is
+ * demanded the moment somebody asks for it, and overtakes what is only prefetched.
  */
-export type Priority = 'demand' | 'prefetch'
+export type Priority = 'demand' | 'bulk' | 'prefetch'
+
+/** The most urgent first: somebody waits for it; a whole snapshot is moved; it may be wanted later. */
+export const PRIORITIES: readonly Priority[] = ['demand', 'bulk', 'prefetch']
 
 export class Urgency {
   #priority: Priority
-  readonly #onRaise = new Set<() => void>()
+  readonly #onRaise = new Set<(priority: Priority) => void>()
 
   constructor(priority: Priority = 'demand') {
     this.#priority = priority
@@ -16,16 +19,16 @@ export class Urgency {
     return this.#priority
   }
 
-  /** Makes it a demand. Nothing makes it less again. */
-  raise(): void {
-    if (this.#priority === 'demand') return
-    this.#priority = 'demand'
-    for (const call of this.#onRaise) call()
-    this.#onRaise.clear()
+  /** Makes it at least that urgent. Nothing makes it less again. */
+  raise(to: Priority = 'demand'): void {
+    if (PRIORITIES.indexOf(to) >= PRIORITIES.indexOf(this.#priority)) return
+    this.#priority = to
+    for (const call of this.#onRaise) call(to)
+    if (to === 'demand') this.#onRaise.clear()
   }
 
-  /** Calls `call` once if the work becomes a demand, unless the function that is returned was called before. */
-  onRaise(call: () => void): () => void {
+  /** Calls `call` whenever it rises, until the function that is returned is called. */
+  onRaise(call: (priority: Priority) => void): () => void {
     if (this.#priority === 'demand') return () => undefined
     this.#onRaise.add(call)
     return () => this.#onRaise.delete(call)
@@ -52,8 +55,8 @@ export class WaitingLine<T> {
   join(item: T, urgency: Urgency | undefined): () => void {
     if (urgency === undefined || urgency.priority === 'demand') this.#demanded.add(item)
     else this.#others.add(item)
-    const stop = urgency?.onRaise(() => {
-      if (this.#others.delete(item)) this.#demanded.add(item)
+    const stop = urgency?.onRaise(priority => {
+      if (priority === 'demand' && this.#others.delete(item)) this.#demanded.add(item)
     })
     return () => {
       stop?.()
