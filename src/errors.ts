@@ -4,6 +4,8 @@
  * Wrong arguments are TypeError or RangeError, bugs are assertions, and a cancelled call rethrows `signal.reason`: none of these is a
  * ThawError. A cache miss is `undefined`, not an error.
  */
+import { constants } from 'node:os'
+import { getSystemErrorMap } from 'node:util'
 
 /**
  * | code | means |
@@ -85,11 +87,19 @@ const CODE_OF_ERRNO: Readonly<Record<string, ErrorCode>> = {
   EFBIG: 'NO_SPACE',
 }
 
+/** "EDQUOT". libuv names fewer errors than the system has: it calls this one "Unknown system error -122". */
+export function errnoName(errno: number): string {
+  const [known] = getSystemErrorMap().get(-errno) ?? []
+  return known ?? Object.entries(constants.errno).find(([, number]) => number === errno)?.[0] ?? `errno ${errno}`
+}
+
 /**
  * A file system error as a ThawError: `what` says what was tried ("cannot read image memory"), `object` is the path. Errors of
  * other kinds are returned as they are. Unlisted errno values (EIO, EMFILE, …) become UNAVAILABLE.
  */
 export function fromErrno(error: unknown, what: string, object: string): unknown {
   if (!(error instanceof Error) || !('code' in error) || typeof error.code !== 'string' || !('syscall' in error)) return error
-  return new ThawError(CODE_OF_ERRNO[error.code] ?? 'UNAVAILABLE', `${what}: ${object}: ${error.code}`, { cause: error, object })
+  const isNamed = !error.code.startsWith('Unknown system error')
+  const name = isNamed || !('errno' in error) ? error.code : errnoName(-Number(error.errno))
+  return new ThawError(CODE_OF_ERRNO[name] ?? 'UNAVAILABLE', `${what}: ${object}: ${name}`, { cause: error, object })
 }

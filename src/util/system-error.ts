@@ -1,5 +1,5 @@
 /** A failed call of `native.ts` as an error of the kind that Node throws, so that one table (errors.ts) reads both. */
-import { getSystemErrorName } from 'node:util'
+import { errnoName } from '../errors.ts'
 import type { Native } from './native.ts'
 
 /** @param call the C function that has just returned -1. @returns an error with `code` ("ENOENT"), `errno` and `syscall` */
@@ -9,6 +9,6 @@ export function systemError(native: Pick<Native, 'errno'>, call: string): NodeJS
 
 /** The same of a number that came from elsewhere. */
 export function systemErrorOf(errno: number, call: string): NodeJS.ErrnoException {
-  const code = getSystemErrorName(-errno)
+  const code = errnoName(errno)
   return Object.assign(new Error(`${code}: ${call}`), { code, errno: -errno, syscall: call })
 }
