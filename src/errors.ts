@@ -58,7 +58,10 @@ export class ThawError extends Error {
     this.tier = options.tier
   }
 
-  /** Whether the same call may succeed later with nothing changed by the caller. */
+  /**
+   * Whether the same call may succeed later with nothing changed by the caller. Not TIMEOUT: that was the
+   * caller's deadline. What is asked again within one is util/retry.ts's rule.
+   */
   get retryable(): boolean {
     return this.code === 'UNAVAILABLE'
   }

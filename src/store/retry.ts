@@ -1,26 +1,19 @@
 /**
- * A store that tries again what failed as UNAVAILABLE, and nothing else: every method may be repeated safely (a repeated put-if-absent that had
- * succeeded finds equal bytes, which is success; a listing goes on behind the last item it gave).
- *
- * Waits grow exponentially and are random from zero up ("full jitter": Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog, 2015), so that
- * many clients of a store that comes back do not come back together. An abort ends the waiting; nothing is tried after it.
+ * A store that asks again by the rule of util/retry.ts. Every method may be repeated safely: a repeated
+ * put-if-absent that had succeeded finds equal bytes, which is success; a listing goes on behind the
+ * last item it gave. An abort ends the waiting; nothing is tried after it.
  */
-import { isThawError } from '../errors.ts'
 import type { CallOptions, GetOptions, ListedObject, ObjectHead, ObjectStore, PutOptions } from '../store.ts'
-import { type Clock, systemClock } from '../util/clock.ts'
-import { raceSignal } from '../util/deadline.ts'
+import { Retries, type RetryBounds, retry } from '../util/retry.ts'
 import { compareKeys } from './object-key.ts'
 import { StoreWrapper } from './wrapper.ts'
 
-export interface RetryOptions {
-  /** Tries of one call, the first included; default 6. A listing counts anew whenever it got on. */
-  readonly attemptsMax?: number | undefined
-  /** Upper bound of the first wait, doubled for each one after; default 100 ms. */
-  readonly waitFirstMs?: number | undefined
-  /** Upper bound of every wait; default 5 s. */
-  readonly waitMaxMs?: number | undefined
-  readonly clock?: Clock | undefined
-}
+/** Bounds of one call; by default 6 attempts within 60 s. A listing counts anew whenever it got on. */
+export type RetryOptions = RetryBounds
+
+const ATTEMPTS_MAX = 6
+/** So that a store which swallows everything is an error after two attempts of 30 s and not after six. */
+const WITHIN_MS = 60_000
 
 /** Wraps a store; closing the wrapper closes it. */
 export function retryStore(inner: ObjectStore, options: RetryOptions = {}): ObjectStore {
@@ -28,17 +21,11 @@ export function retryStore(inner: ObjectStore, options: RetryOptions = {}): Obje
 }
 
 class RetryStore extends StoreWrapper implements ObjectStore {
-  readonly #attemptsMax: number
-  readonly #waitFirstMs: number
-  readonly #waitMaxMs: number
-  readonly #clock: Clock
+  readonly #bounds: RetryBounds
 
-  constructor(inner: ObjectStore, { attemptsMax = 6, waitFirstMs = 100, waitMaxMs = 5_000, clock = systemClock }: RetryOptions) {
+  constructor(inner: ObjectStore, { attemptsMax = ATTEMPTS_MAX, withinMs = WITHIN_MS, backoff, clock }: RetryOptions) {
     super(inner)
-    this.#attemptsMax = attemptsMax
-    this.#waitFirstMs = waitFirstMs
-    this.#waitMaxMs = waitMaxMs
-    this.#clock = clock
+    this.#bounds = { attemptsMax, withinMs, backoff, clock }
   }
 
   get(key: string, options: GetOptions): Promise<Uint8Array> {
@@ -86,42 +73,26 @@ class RetryStore extends StoreWrapper implements ObjectStore {
   }
 
   #retry<T>({ signal }: CallOptions, call: () => Promise<T>): Promise<T> {
-    return this.life.run(signal, async () => {
-      for (let attempt = 1; ; attempt++) {
-        try {
-          return await call()
-        } catch (error) {
-          await this.#waitAfter(error, attempt, signal)
-        }
-      }
-    })
+    return this.life.run(signal, () => retry(call, this.#bounds, signal, this.life.signal))
   }
 
   /** Lists again after a failure, and leaves out what was given before. */
   async *#relist<T>({ signal }: CallOptions, list: () => AsyncIterable<T>, orderOf: (item: T) => string): AsyncGenerator<T> {
+    const retries = new Retries(this.#bounds)
     let last: string | undefined
-    for (let attempt = 1; ; attempt++) {
+    for (;;) {
       try {
         for await (const item of list()) {
           const order = orderOf(item)
           if (last !== undefined && compareKeys(order, last) <= 0) continue
           last = order
-          attempt = 1
+          retries.reset()
           yield item
         }
         return
       } catch (error) {
-        await this.#waitAfter(error, attempt, signal)
+        await retries.waitAfter(error, this.life.signal, signal)
       }
     }
-  }
-
-  /** Waits before the next try, or throws the error if there is none. */
-  async #waitAfter(error: unknown, attempt: number, signal: AbortSignal | undefined): Promise<void> {
-    this.life.check(signal)
-    if (!isThawError(error, 'UNAVAILABLE') || attempt >= this.#attemptsMax) throw error
-    const boundMs = Math.min(this.#waitMaxMs, this.#waitFirstMs * 2 ** (attempt - 1))
-    await raceSignal(this.#clock.sleep(this.#clock.random() * boundMs, signal), this.life.signal)
-    this.life.check(signal)
   }
 }

@@ -8,6 +8,7 @@ import type { ObjectStore } from '../../src/store.ts'
 import { type Fault, faultAt, faultStore, memoryStore, randomFaults } from '../../src/testing.ts'
 import type { Clock } from '../../src/util/clock.ts'
 import { Urgency } from '../../src/util/urgency.ts'
+import { VirtualClock } from '../../src/util/virtual-clock.ts'
 
 /** Notes waits in place of waiting. */
 function notingClock(): Clock & { readonly waitsMs: number[] } {
@@ -30,17 +31,40 @@ describe('retry', () => {
   it('waits exponentially, up to a cap, and gives up after a number of tries', async () => {
     const clock = notingClock()
     await using inner = faultStore(memoryStore(), { plan: () => fails })
-    const store = retryStore(inner, { attemptsMax: 6, waitFirstMs: 100, waitMaxMs: 500, clock })
+    const store = retryStore(inner, { attemptsMax: 6, backoff: { firstMs: 100, maxMs: 500 }, clock })
     await expect(store.head('a')).rejects.toMatchObject({ code: 'UNAVAILABLE' })
     expect(clock.waitsMs).toEqual([100, 200, 400, 500, 500])
     expect(inner.callCount).toBe(6)
   })
 
-  it('repeats UNAVAILABLE only', async () => {
+  it.each(['UNAVAILABLE', 'TIMEOUT'] as const)('repeats %s', async code => {
+    const plan = faultAt(1, { ...fails, error: new ThawError(code, 'not now') })
+    await using inner = faultStore(memoryStore(), { plan })
+    expect(await retryStore(inner, { clock: notingClock() }).head('a')).toBeUndefined()
+    expect(inner.callCount).toBe(2)
+  })
+
+  it('repeats nothing else', async () => {
     const error = new ThawError('DENIED', 'no')
     await using inner = faultStore(memoryStore(), { plan: () => ({ ...fails, error }) })
     await expect(retryStore(inner, { clock: notingClock() }).put('a', Buffer.alloc(1))).rejects.toBe(error)
     expect(inner.callCount).toBe(1)
+  })
+
+  it('begins no attempt after a minute, so that a store which hangs is an error in bounded time', async () => {
+    const clock = new VirtualClock(1)
+    const hung = new ThawError('TIMEOUT', 'no answer within 30 s')
+    let calls = 0
+    const head = async (): Promise<never> => {
+      calls++
+      await clock.sleep(30_000)
+      throw hung
+    }
+    const store = retryStore(Object.assign(memoryStore(), { head }), { clock })
+    const rejected = expect(store.head('a')).rejects.toBe(hung)
+    await clock.advance(120_000)
+    await rejected
+    expect(calls).toBe(2)
   })
 
   it('tries nothing after an abort', async () => {
