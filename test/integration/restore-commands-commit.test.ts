@@ -210,8 +210,10 @@ describe('a commit that cannot be', () => {
 
   describe('of one that runs', () => {
     let serving: Serving
+    let before: readonly string[]
     beforeAll(async () => {
       serving = await pushed.serve(['mount', 'base', fresh()])
+      before = await listed()
     })
     afterAll(() => serving[Symbol.asyncDispose]())
 
@@ -228,10 +230,12 @@ describe('a commit that cannot be', () => {
       ['NOT_FOUND', 1, ['state=nowhere']],
       ['NOT_FOUND', 1, ['--diff', 'memory=nowhere']],
     ])('is %s, exit code %d: %j', async (code, exitCode, args) => {
-      const before = await listed()
       const result = await pushed.place.run('commit', serving.id, ...args, '--json')
       expect(errorOf(result).code).toBe(code)
       expect(result).toMatchObject({ code: exitCode, stdout: '' })
+    })
+
+    it('has published nothing by then', async () => {
       expect(await listed()).toEqual(before)
     })
   })
