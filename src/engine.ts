@@ -20,7 +20,7 @@ import type { Urgency } from './util/urgency.ts'
 export interface WantOptions extends CallOptions {
   /** Default: a demand. */
   readonly urgency?: Urgency | undefined
-  /** Default: nobody in particular. */
+  /** Default, and all that an engine on a worker knows: the owner of the snapshot's handle. */
   readonly owner?: Owner | undefined
 }
 
@@ -71,8 +71,12 @@ export interface EngineStore extends AsyncDisposable {
   /** How many `withSealed` at a time serve this store best. */
   readonly concurrency: number
 
-  /** Makes the chunks of a snapshot in a root known. It is the caller's to release. @throws NO_SPACE if open snapshots have more chunks than there are numbers */
-  hold(chunks: ChunkColumns, root: string): Promise<HeldSnapshot>
+  /**
+   * Makes the chunks of a snapshot in a root known. It is the caller's to release.
+   * @param owner who reads by the handle; default: the platform, without a restore
+   * @throws NO_SPACE if open snapshots have more chunks than there are numbers
+   */
+  hold(chunks: ChunkColumns, root: string, owner?: Owner): Promise<HeldSnapshot>
 
   /**
    * Bytes that are named by their SHA-256 (a manifest), verified; the caller's.
@@ -98,11 +102,11 @@ export interface Line extends AsyncDisposable {
   close(): Promise<void>
 }
 
-/** A snapshot whose chunks have numbers. */
+/** A snapshot whose chunks have numbers, and a handle by which one owner reads it. */
 export interface HeldSnapshot {
   /** Names the snapshot to the engine, on every thread; never used again. */
   readonly handle: number
-  /** The number of each chunk, in shared memory. Good until `release`: then it may mean another chunk. */
+  /** The number of each chunk, in shared memory: one for all handles of the snapshot. Good until `release`: then it may mean another chunk. */
   readonly numbers: Uint32Array
 
   /**
@@ -111,7 +115,13 @@ export interface HeldSnapshot {
    */
   want(chunk: number, options?: WantOptions): Promise<Pinned>
 
-  /** Lets go of the numbers. Nobody may be reading by them any more. Idempotent. */
+  /**
+   * The same snapshot under another handle, for another owner. Costs nothing but the handle. It is the caller's to release, before or after this one.
+   * @throws CLOSED after `release`
+   */
+  lend(owner: Owner): Promise<HeldSnapshot>
+
+  /** Lets go of the handle, and of the numbers if it is the snapshot's last. Nobody may be reading by it any more. Idempotent. */
   release(): void
 }
 

@@ -31,7 +31,7 @@ export interface SharedImage extends ImageColumns {
   readonly handle: number
 }
 
-export interface ReadOptions extends WantOptions {
+export interface ReadOptions extends Omit<WantOptions, 'owner'> {
   /** Told, for each stretch of the read that is not zeros, which tier its bytes came from. */
   readonly onServed?: ((tier: Tier, bytes: number) => void) | undefined
 }

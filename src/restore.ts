@@ -38,6 +38,7 @@ export interface RestoredImage {
 export interface RestoreSource {
   readonly pagers: Pagers
   readonly engine: Engine
+  /** The restore's own handle. */
   readonly held: HeldSnapshot
   /** Publishes a child of the snapshot. */
   readonly push: (spec: ChildSpec, options: PushOptions) => Promise<PushResult>
@@ -135,6 +136,8 @@ const OVERLAY_DIR: string = `/var/tmp/thaw-overlays-${process.getuid?.()}`
 
 interface ServedImageState {
   readonly image: RestoredImage
+  /** Names the snapshot, and this restore, to the engine. */
+  readonly handle: number
   readonly figures: SharedArrayBuffer
   overlay: SharedOverlay | undefined
   /** A VMM has its own copy of the memory, and writes to that. */
@@ -187,6 +190,7 @@ export class Restore implements AsyncDisposable {
     this.#overlayOptions = { dir, name: id, images, sizeMax, keep }
     const states = snapshot.images.map(image => ({
       image,
+      handle: source.held.handle,
       figures: allocateFigures(),
       overlay: undefined,
       isPrivate: false,
@@ -391,6 +395,6 @@ async function openOverlay(options: OverlayOptions): Promise<Overlay> {
   return await Overlay.create(options)
 }
 
-function pagedImage({ image, overlay, figures }: ServedImageState): PagedImage {
-  return { name: image.name, kind: image.kind, image: image.share(), overlay, figures }
+function pagedImage({ image, handle, overlay, figures }: ServedImageState): PagedImage {
+  return { name: image.name, kind: image.kind, image: { ...image.share(), handle }, overlay, figures }
 }

@@ -194,7 +194,7 @@ export class SnapshotStore implements AsyncDisposable {
   async open(ref: string, options: CallOptions = {}): Promise<Snapshot> {
     const stored = await this.#openRef(ref, options)
     const { cache, engine: store } = this.#parts
-    const held = await store.hold(stored.manifest, stored.root)
+    const held = await store.hold(stored.manifest, stored.root, { tenant: stored.manifest.tenant ?? '', restore: '' })
     const push: SnapshotSource['push'] = (spec, call) => this.push(childSpec(stored, spec), call)
     const source = { engine: cache.engine, pagers: cache.pagers, store, held, push, onClose: () => this.#snapshots.delete(snapshot) }
     const snapshot: Snapshot = new Snapshot(source, stored)

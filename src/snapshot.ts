@@ -1,4 +1,5 @@
 /** An open snapshot: its images to read from, or to pull whole. */
+import { randomUUID } from 'node:crypto'
 import { sharedCopy } from './engine/shared-copy.ts'
 import type { Engine, EngineStore, HeldSnapshot } from './engine.ts'
 import { ThawError } from './errors.ts'
@@ -77,11 +78,22 @@ export class Snapshot implements AsyncDisposable {
   async restore(options: RestoreOptions = {}): Promise<Restore> {
     this.#open()
     const { Restore: Opened } = await import('./restore.ts')
-    const { pagers, engine, held, push } = this.#source
-    const onClose = (ended: Restore): void => void this.#restores.delete(ended)
-    const restore = new Opened(this, { pagers, engine, held, push, onClose }, options)
-    this.#restores.add(restore)
-    return restore
+    const { pagers, engine, push } = this.#source
+    const { id = randomUUID() } = options
+    const held = await this.#source.held.lend({ tenant: this.tenant ?? '', restore: id })
+    const onClose = (ended: Restore): void => {
+      held.release()
+      this.#restores.delete(ended)
+    }
+    try {
+      this.#open()
+      const restore = new Opened(this, { pagers, engine, held, push, onClose }, { ...options, id })
+      this.#restores.add(restore)
+      return restore
+    } catch (error) {
+      held.release()
+      throw error
+    }
   }
 
   #open(): void {

@@ -89,7 +89,9 @@ export class EngineHost {
       case 'closeStore':
         return await this.#closeStore(request.store)
       case 'hold':
-        return await this.#hold(this.#store(request.store), request)
+        return this.#keep(await this.#store(request.store).hold(request.columns, request.root, request.owner))
+      case 'lend':
+        return this.#keep(await this.#snapshot(request.handle).lend(request.owner))
       case 'get': {
         const { store, objectKey, sizeMax } = request
         // A copy that can be transferred: others may have been given the same bytes.
@@ -144,10 +146,16 @@ export class EngineHost {
     await store?.objects.close()
   }
 
-  async #hold(store: EngineStore, { columns, root }: Request & { readonly kind: 'hold' }): Promise<ResultOf['hold']> {
-    const held = await store.hold(columns, root)
-    this.#snapshots.set(held.handle, held)
-    return { handle: held.handle, numbers: held.numbers }
+  #keep(held: HeldSnapshot): ResultOf['hold'] {
+    const { handle, numbers } = held
+    this.#snapshots.set(handle, held)
+    return { handle, numbers }
+  }
+
+  #snapshot(handle: number): HeldSnapshot {
+    const snapshot = this.#snapshots.get(handle)
+    if (snapshot === undefined) throw new ThawError('CLOSED', 'the snapshot is closed')
+    return snapshot
   }
 
   /** Lends bytes to the caller's thread, which says whether they are good. */

@@ -1,30 +1,28 @@
-/**
- * One store, and its open snapshots, read through the engine of this thread.
- */
-import type { FetchOptions, ObjectOptions, SealedBytes, SealedRef, SealedSource } from '../cache/tiered.ts'
-import type { EngineStore, HeldSnapshot, Pinned, WantOptions } from '../engine.ts'
-import { ThawError, type Tier } from '../errors.ts'
+/** One store, and its open snapshots, read through the engine of this thread. */
+import type { FetchOptions, ObjectOptions, SealedBytes, SealedRef } from '../cache/tiered.ts'
+import type { EngineStore, HeldSnapshot } from '../engine.ts'
+import type { Tier } from '../errors.ts'
+import type { Owner } from '../util/gate.ts'
 import { Lifetime } from '../util/lifetime.ts'
 import type { SlabMemory } from '../util/slab.ts'
-import { type ChunkColumns, ChunkTable } from './chunk-table.ts'
-import type { OpenedChunks } from './opened-chunks.ts'
+import type { ChunkColumns } from './chunk-table.ts'
+import { HeldChunks, LocalSnapshot, type SnapshotParts } from './local-snapshot.ts'
 
 /** What a store reads with. */
-export interface LocalStoreParts {
+export interface LocalStoreParts extends SnapshotParts {
   readonly slab: SlabMemory
   readonly concurrency: number
-  readonly chunks: OpenedChunks
-  readonly source: SealedSource
-  /** Of all stores. */
-  readonly snapshots: SnapshotTable
 }
+
+/** Of reads by the library, for nobody in particular. */
+const PLATFORM: Owner = { tenant: '', restore: '' }
 
 export class LocalStore implements EngineStore {
   readonly slab: SlabMemory
   readonly concurrency: number
   readonly #parts: LocalStoreParts
   readonly #onClose: () => void
-  readonly #held = new Set<LocalSnapshot>()
+  readonly #held = new Set<HeldSnapshot>()
   readonly #life = new Lifetime('the store')
 
   constructor(parts: LocalStoreParts, onClose: () => void) {
@@ -34,11 +32,9 @@ export class LocalStore implements EngineStore {
     this.#onClose = onClose
   }
 
-  async hold(columns: ChunkColumns, root: string): Promise<HeldSnapshot> {
+  async hold(columns: ChunkColumns, root: string, owner: Owner = PLATFORM): Promise<HeldSnapshot> {
     this.#life.check()
-    const snapshot: LocalSnapshot = new LocalSnapshot(this.#parts, this.#life, columns, root, () => this.#held.delete(snapshot))
-    this.#held.add(snapshot)
-    return snapshot
+    return new LocalSnapshot(this.#parts, this.#life, new HeldChunks(this.#parts.chunks, columns, root), owner, this.#held)
   }
 
   get(id: string, objectKey: string, options: ObjectOptions): Promise<Uint8Array> {
@@ -63,77 +59,5 @@ export class LocalStore implements EngineStore {
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close()
-  }
-}
-
-/** The open snapshots of all stores, by the handles that threads know them by. */
-export class SnapshotTable {
-  readonly #byHandle = new Map<number, LocalSnapshot>()
-  #lastHandle = 0
-
-  /** @returns a handle that was never given out before */
-  add(snapshot: LocalSnapshot): number {
-    this.#byHandle.set(++this.#lastHandle, snapshot)
-    return this.#lastHandle
-  }
-
-  delete(handle: number): void {
-    this.#byHandle.delete(handle)
-  }
-
-  async want(handle: number, chunk: number, options: WantOptions): Promise<Pinned> {
-    const snapshot = this.#byHandle.get(handle)
-    if (snapshot === undefined) throw new ThawError('CLOSED', 'the snapshot is closed')
-    return await snapshot.want(chunk, options)
-  }
-}
-
-class LocalSnapshot implements HeldSnapshot {
-  readonly handle: number
-  readonly numbers: Uint32Array
-  readonly #parts: LocalStoreParts
-  readonly #life: Lifetime
-  readonly #table: ChunkTable
-  readonly #onRelease: () => void
-  #released = false
-
-  constructor(parts: LocalStoreParts, life: Lifetime, columns: ChunkColumns, root: string, onRelease: () => void) {
-    this.#parts = parts
-    this.#life = life
-    this.#table = new ChunkTable(columns, root)
-    this.#onRelease = onRelease
-    this.numbers = parts.chunks.hold(columns)
-    this.handle = parts.snapshots.add(this)
-  }
-
-  async want(chunk: number, options: WantOptions = {}): Promise<Pinned> {
-    const { chunks, source } = this.#parts
-    let pinned: Pinned | undefined
-    try {
-      return await this.#life.run(options.signal, async () => {
-        pinned = await chunks.want(this.#numberOf(chunk), () => this.#table.at(chunk), source, options)
-        return pinned
-      })
-    } catch (error) {
-      // The store was closed meanwhile: the caller is given an error, and no pin.
-      if (pinned !== undefined) chunks.arena.unpin(pinned.slot)
-      throw error
-    }
-  }
-
-  /** Lines bring what other threads wrote: a number of another snapshot's chunk would be a leak. */
-  #numberOf(chunk: number): number {
-    if (this.#released) throw new ThawError('CLOSED', 'the snapshot is closed')
-    const number = this.numbers[chunk]
-    if (number === undefined) throw new RangeError(`a snapshot of ${this.numbers.length} chunks has no chunk ${chunk}`)
-    return number
-  }
-
-  release(): void {
-    if (this.#released) return
-    this.#released = true
-    this.#parts.snapshots.delete(this.handle)
-    this.#parts.chunks.release(this.numbers)
-    this.#onRelease()
   }
 }

@@ -12,6 +12,7 @@ import type { ClearedCache } from '../engine.ts'
 import type { Tier } from '../errors.ts'
 import type { ReadFigures } from '../stats.ts'
 import type { Failure } from '../util/failure.ts'
+import type { Owner } from '../util/gate.ts'
 import type { SlabMemory } from '../util/slab.ts'
 import type { Priority } from '../util/urgency.ts'
 import type { ChunkColumns } from './chunk-table.ts'
@@ -21,7 +22,15 @@ import type { LineEnd } from './line.ts'
 export type Request =
   | { readonly kind: 'openStore'; readonly store: number; readonly url: string }
   | { readonly kind: 'closeStore'; readonly store: number }
-  | { readonly kind: 'hold'; readonly store: number; readonly columns: ChunkColumns; readonly root: string }
+  | {
+      readonly kind: 'hold'
+      readonly store: number
+      readonly columns: ChunkColumns
+      readonly root: string
+      readonly owner: Owner | undefined
+    }
+  /** Another handle of a snapshot that is held. */
+  | { readonly kind: 'lend'; readonly handle: number; readonly owner: Owner }
   | {
       readonly kind: 'get'
       readonly store: number
@@ -41,6 +50,7 @@ export interface ResultOf {
   openStore: { readonly concurrency: number; readonly slab: SlabMemory }
   closeStore: undefined
   hold: { readonly handle: number; readonly numbers: Uint32Array }
+  lend: { readonly handle: number; readonly numbers: Uint32Array }
   get: Uint8Array
   withSealed: undefined
   prime: boolean

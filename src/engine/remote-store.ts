@@ -4,6 +4,7 @@ import { ABSENT, type Arena } from '../arena.ts'
 import type { FetchOptions, ObjectOptions, SealedBytes, SealedRef } from '../cache/tiered.ts'
 import type { EngineStore, HeldSnapshot, Pinned, WantOptions } from '../engine.ts'
 import { isThawError, ThawError, type Tier } from '../errors.ts'
+import type { Owner } from '../util/gate.ts'
 import { Lifetime } from '../util/lifetime.ts'
 import { Slab, type SlabMemory } from '../util/slab.ts'
 import type { ChunkColumns } from './chunk-table.ts'
@@ -39,8 +40,8 @@ export class RemoteStore implements EngineStore {
     this.#number = number
   }
 
-  hold({ segments, ids, sealedBytes, keys, pages }: ChunkColumns, root: string): Promise<HeldSnapshot> {
-    return this.#life.run(undefined, async () => {
+  hold({ segments, ids, sealedBytes, keys, pages }: ChunkColumns, root: string, owner?: Owner): Promise<HeldSnapshot> {
+    return hold(this.#thread, this.#life, () => {
       const columns: ChunkColumns = {
         segments,
         ids: new Uint8Array(sharedCopy(ids)),
@@ -48,8 +49,7 @@ export class RemoteStore implements EngineStore {
         keys: new Uint8Array(sharedCopy(keys)),
         pages: new Uint8Array(sharedCopy(pages)),
       }
-      const held = await this.#thread.calls.call({ kind: 'hold', store: this.#number, columns, root })
-      return new RemoteSnapshot(this.#thread, held, this.#life)
+      return this.#thread.calls.call({ kind: 'hold', store: this.#number, columns, root, owner })
     })
   }
 
@@ -114,6 +114,20 @@ export class RemoteStore implements EngineStore {
   }
 }
 
+/** A handle, once the engine has answered. A store that was closed meanwhile has none. */
+async function hold(thread: RemoteThread, life: Lifetime, ask: () => Promise<ResultOf['hold']>): Promise<HeldSnapshot> {
+  let held: HeldSnapshot | undefined
+  try {
+    return await life.run(undefined, async () => {
+      held = new RemoteSnapshot(thread, await ask(), life)
+      return held
+    })
+  } catch (error) {
+    held?.release()
+    throw error
+  }
+}
+
 class RemoteSnapshot implements HeldSnapshot {
   readonly handle: number
   readonly numbers: Uint32Array
@@ -144,11 +158,20 @@ class RemoteSnapshot implements HeldSnapshot {
 
   /** A chunk that is there needs nobody's help. */
   #find(chunk: number): Pinned | undefined {
-    if (this.#released) throw new ThawError('CLOSED', 'the snapshot is closed')
+    this.#check()
     const number = this.numbers[chunk]
     if (number === undefined) throw new RangeError(`a snapshot of ${this.numbers.length} chunks has no chunk ${chunk}`)
     const slot = this.#thread.arena.pin(number)
     return slot === ABSENT ? undefined : { slot, tier: 'memory' }
+  }
+
+  #check(): void {
+    if (this.#released) throw new ThawError('CLOSED', 'the snapshot is closed')
+  }
+
+  async lend(owner: Owner): Promise<HeldSnapshot> {
+    this.#check()
+    return await hold(this.#thread, this.#life, () => this.#thread.calls.call({ kind: 'lend', handle: this.handle, owner }))
   }
 
   release(): void {

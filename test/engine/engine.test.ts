@@ -184,6 +184,20 @@ describe.each([
     expect(new Set([held.handle, other.handle, (await store.hold(marked.columns, ROOT)).handle]).size).toBe(3)
   })
 
+  it('lends handles of one snapshot, each good until it is released, whichever goes first', async () => {
+    const restore = await held.lend({ tenant: 'acme', restore: 'r1' })
+    const other = await restore.lend({ tenant: 'acme', restore: 'r2' })
+    expect(new Set([held.handle, restore.handle, other.handle]).size).toBe(3)
+    expect([...restore.numbers]).toEqual([...held.numbers])
+    held.release()
+    restore.release()
+    expect(await codeOfAsync(() => held.lend({ tenant: '', restore: '' }))).toBe('CLOSED')
+    expect(await codeOfAsync(() => restore.want(1))).toBe('CLOSED')
+    engine.arena.unpin((await other.want(1)).slot)
+    other.release()
+    expect(await codeOfAsync(() => other.want(1))).toBe('CLOSED')
+  })
+
   it('closes with a store what is under way in it', async () => {
     const wants = Array.from({ length: 12 }, (_, chunk) => codeOfAsync(() => held.want(chunk)))
     const lends = codeOfAsync(() => store.withSealed(marked.table.at(20).sealed, () => 1))
@@ -191,6 +205,7 @@ describe.each([
     expect(new Set([...(await Promise.all(wants)), await lends])).toEqual(new Set(['CLOSED']))
     expect(await codeOfAsync(() => held.want(1))).toBe('CLOSED')
     expect(await codeOfAsync(() => store.hold(marked.columns, ROOT))).toBe('CLOSED')
+    expect(await codeOfAsync(() => held.lend({ tenant: '', restore: '' }))).toBe('CLOSED')
     const again = await (await engine.openStore(marked.objects)).hold(marked.columns, ROOT)
     engine.arena.unpin((await again.want(1)).slot)
     await expect.poll(pinned).toEqual([])
