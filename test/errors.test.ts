@@ -37,9 +37,9 @@ describe('an error of the system', () => {
     expect(judged(nodeError(`Unknown system error -${EDQUOT}`, -EDQUOT))).toEqual(full)
     expect(judged(systemErrorOf(EDQUOT, 'write'))).toEqual(full)
     expect(judged(nodeError(`Unknown system error -${ESTALE}`, -ESTALE)).message).toBe('cannot write: file: ESTALE')
-    expect(judged(nodeError('Unknown system error -4095', -4095))).toEqual({
+    expect(judged(nodeError('Unknown system error -4000', -4000))).toEqual({
       code: 'UNAVAILABLE',
-      message: 'cannot write: file: errno 4095',
+      message: 'cannot write: file: errno 4000',
     })
   })
 
