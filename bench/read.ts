@@ -7,6 +7,7 @@
  * - disk, l2: first reads of chunks that lie in one cache only. Unit: seconds of a pass over all of them. Peer: the same bytes read, hashed, decrypted and decompressed by hand.
  * - pull: whole images from a MinIO through empty caches. Peer: the bare S3 client.
  * - herd: 64 readers of one cold snapshot. Unit: how often each chunk was fetched.
+ * - spawns: reads of another thread while programs are started beside a full arena. Unit: time of a read.
  * - stall: reads from five shards of which one hangs, with and without the erasure code. Unit: time of a read.
  *
  *     npm run build && node bench/read.ts [--runs N] [--only disk] [--json] [--save] [--smoke]
@@ -18,9 +19,19 @@ import { l2 } from './read/l2.ts'
 import { memory } from './read/memory.ts'
 import { miss } from './read/miss.ts'
 import { pull } from './read/pull.ts'
+import { spawns } from './read/spawns.ts'
 import { stall } from './read/stall.ts'
 
-const SECTIONS: Readonly<Record<string, (bench: Bench) => Promise<readonly Section[]>>> = { memory, miss, disk, l2, pull, herd, stall }
+const SECTIONS: Readonly<Record<string, (bench: Bench) => Promise<readonly Section[]>>> = {
+  memory,
+  miss,
+  disk,
+  l2,
+  pull,
+  herd,
+  spawns,
+  stall,
+}
 
 await runBench('read', async bench => {
   const sections: Section[] = []

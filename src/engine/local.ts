@@ -57,6 +57,11 @@ export class LocalEngine implements Engine {
     return this.#chunks.arena
   }
 
+  /** What is large in it. */
+  get sharedMemory(): readonly SharedArrayBuffer[] {
+    return [...this.#memory.arena.segments, this.#memory.slab.memory]
+  }
+
   countHit(bytes: number): void {
     this.#chunks.counters.hits++
     this.#chunks.counters.bytes += bytes

@@ -4,6 +4,7 @@ import type { OriginOptions } from '../cache/origin.ts'
 import type { RedisCacheOptions } from '../cache/redis.ts'
 import type { SealedCache } from '../cache.ts'
 import type { Clock } from '../util/clock.ts'
+import { excludeFromForks } from '../util/forks.ts'
 import { LocalEngine } from './local.ts'
 
 /** Plain data: it crosses threads. */
@@ -20,7 +21,9 @@ export async function startEngine({ memoryBytes, disk, l2, origin }: EngineOptio
   try {
     if (disk !== undefined) caches.push(await (await import('../cache/disk.ts')).openDiskCache({ ...disk, clock }))
     if (l2 !== undefined) caches.push(await (await import('../cache/redis.ts')).openRedisCache({ ...l2, clock }))
-    return new LocalEngine({ memoryBytes, caches, origin, clock })
+    const engine = new LocalEngine({ memoryBytes, caches, origin, clock })
+    await excludeFromForks(engine.sharedMemory)
+    return engine
   } catch (error) {
     for (const cache of caches) await cache.close()
     throw error

@@ -57,6 +57,9 @@ export interface Native {
   /** `fds` holds `count` structs pollfd (<poll.h>): fd i32, events i16, revents i16. */
   poll(fds: Uint8Array, count: number, timeoutMs: number): number
 
+  /** madvise(2). `address` is a multiple of the system's page size. */
+  madvise(address: number, sizeBytes: number, advice: number): number
+
   /** pidfd_open(2), Linux 5.3. */
   pidfdOpen(pid: number, flags: number): number
   /** pidfd_send_signal(2), Linux 5.1. */
@@ -193,6 +196,7 @@ async function bind(): Promise<Native> {
     epollControl: f('int epoll_ctl(int epoll, int operation, int fd, void *event)'),
     epollWait: f('int epoll_wait(int epoll, void *events, int count, int timeoutMs)'),
     poll: f('int poll(void *fds, unsigned long count, int timeoutMs)'),
+    madvise: f('int madvise(size_t address, size_t size, int advice)'),
     pidfdOpen: (pid, flags) => syscall(SYS_PIDFD_OPEN, pid, flags, 0, 0),
     pidfdSendSignal: (pidfd, signal) => syscall(SYS_PIDFD_SEND_SIGNAL, pidfd, signal, 0, 0),
     prctl: (option, a, b) => prctl(option, a, b, 0, 0),
