@@ -38,7 +38,7 @@ function misses(): Float64Array {
   return Float64Array.from(firstPages(), at => {
     const started = performance.now()
     const { chunk } = reader.locate(at)
-    if (!line.want(image.handle, chunk, at, 'demand')) throw new Error('the line is full')
+    if (line.want(image.handle, chunk, 'demand') < 0) throw new Error('the line is full')
     arena.unpin(slotWanted())
     if (reader.tryReadInto(page, at * 4096) !== 4096) throw new Error('wanted, and not there')
     return performance.now() - started

@@ -5,7 +5,7 @@
  *
  *     while (true) {
  *       serve what is there; want what is not
- *       for (let done = line.next(); done !== undefined; done = line.next()) look at done.ticket, use and unpin done.slot
+ *       for (let done = line.next(); done !== undefined; done = line.next()) look at done.request, use and unpin done.slot
  *       if (line.sleep()) { wait for bellFd, among others; line.wake() }
  *     }
  *
@@ -14,33 +14,48 @@
 import { ABSENT } from '../arena.ts'
 import type { ErrorCode, Tier } from '../errors.ts'
 import { PRIORITIES, type Priority } from '../util/urgency.ts'
-import { codeOf, type LineEnd, type LineParts, lineParts, STATUS_OK, TIERS, type ToServer, WANTS_MAX } from './line.ts'
+import {
+  codeOf,
+  type LineEnd,
+  type LineParts,
+  lineParts,
+  nextRequest,
+  placeOf,
+  STATUS_OK,
+  TIERS,
+  type ToServer,
+  WANTS_MAX,
+} from './line.ts'
 import { ENTRY_WORDS } from './line-ring.ts'
 
 /** What became of a want. One object a line, overwritten by the next. */
 export interface Completion {
-  ticket: number
+  /** As `want` returned it. */
+  request: number
   /** Pinned, for the receiver to unpin; or ABSENT: it failed. */
   slot: number
   /** Where the chunk came from. */
   tier: Tier
   /** Of a failure; undefined also for one that is a bug. */
   code: ErrorCode | undefined
-  /** Names the failure in messages of the line. */
-  place: number
 }
+
+/** In place of a request's number: WANTS_MAX are outstanding. */
+export const LINE_FULL = -1
 
 export class LineClient {
   readonly #end: LineEnd
   readonly #parts: LineParts
   readonly #entry = new Int32Array(ENTRY_WORDS)
-  readonly #completion: Completion = { ticket: 0, slot: ABSENT, tier: 'memory', code: undefined, place: 0 }
-  /** By place. */
-  readonly #tickets = new Int32Array(WANTS_MAX)
+  readonly #completion: Completion = { request: 0, slot: ABSENT, tier: 'memory', code: undefined }
+  /** By place: the request that takes it, or took it last. */
+  readonly #requests = Int32Array.from({ length: WANTS_MAX }, (_, place) => place)
   readonly #taken = new Uint8Array(WANTS_MAX)
   /** Places that are free: a stack. */
   readonly #free = Int32Array.from({ length: WANTS_MAX }, (_, index) => WANTS_MAX - 1 - index)
   #freeCount = WANTS_MAX
+  /** Where to look for the next request of a line that ended. */
+  #endedPlace = 0
 
   constructor(end: LineEnd) {
     this.#end = end
@@ -54,17 +69,17 @@ export class LineClient {
 
   /**
    * Wants a chunk of a snapshot, by the snapshot's handle and the chunk's index there. Wanting one again as a demand hurries it; both are answered.
-   * @param ticket names the want to the caller: any 32 bits
-   * @returns false if WANTS_MAX are outstanding: the caller tries again once one is answered
+   * @returns the request's number, at least 0; or LINE_FULL: the caller tries again once one is answered
    */
-  want(handle: number, chunk: number, ticket: number, priority: Priority): boolean {
-    if (this.#freeCount === 0) return false
+  want(handle: number, chunk: number, priority: Priority): number {
+    if (this.#freeCount === 0) return LINE_FULL
     const place = this.#free[--this.#freeCount]!
-    this.#tickets[place] = ticket
+    const request = nextRequest(this.#requests[place]!)
+    this.#requests[place] = request
     this.#taken[place] = 1
-    this.#parts.requests.put(place, handle, chunk, PRIORITIES.indexOf(priority))
+    this.#parts.requests.put(request, handle, chunk, PRIORITIES.indexOf(priority))
     if (this.#parts.requests.takeSleeper()) this.#post(null)
-    return true
+    return request
   }
 
   /** What became of a want, or undefined if there is no news. The object is good until the next call. */
@@ -80,13 +95,19 @@ export class LineClient {
     }
     if (ended === 0 || this.outstanding === 0) return undefined
     completion.slot = ABSENT
-    return this.#complete(this.#taken.indexOf(1), ended)
+    return this.#complete(this.#nextEnded(), ended)
   }
 
-  #complete(place: number, status: number): Completion {
+  #nextEnded(): number {
+    const place = this.#taken.indexOf(1, this.#endedPlace)
+    this.#endedPlace = place >= 0 ? place : this.#taken.indexOf(1)
+    return this.#requests[this.#endedPlace]!
+  }
+
+  #complete(request: number, status: number): Completion {
     const completion = this.#completion
-    completion.place = place
-    completion.ticket = this.#tickets[place]!
+    const place = placeOf(request)
+    completion.request = request
     completion.code = status === STATUS_OK ? undefined : codeOf(status)
     this.#taken[place] = 0
     this.#free[this.#freeCount++] = place
@@ -106,14 +127,14 @@ export class LineClient {
     this.#parts.completions.wake()
   }
 
-  /** Makes a want a demand. Nothing happens if it was answered. */
-  raise(ticket: number): void {
-    this.#tell('raise', ticket)
+  /** Makes a want at least that urgent. Nothing happens if it was answered. */
+  raise(request: number, priority: Priority): void {
+    if (this.#isOutstanding(request)) this.#post({ kind: 'raise', request, priority })
   }
 
   /** Nobody needs that chunk any more: the want is answered soon, with whatever there is by then. */
-  cancel(ticket: number): void {
-    this.#tell('cancel', ticket)
+  cancel(request: number): void {
+    if (this.#isOutstanding(request)) this.#post({ kind: 'cancel', request })
   }
 
   /** Counts bytes that this thread found in the arena. */
@@ -131,10 +152,9 @@ export class LineClient {
     return Atomics.load(this.#parts.ended, 0)
   }
 
-  #tell(kind: 'raise' | 'cancel', ticket: number): void {
-    for (let place = this.#tickets.indexOf(ticket); place >= 0; place = this.#tickets.indexOf(ticket, place + 1)) {
-      if (this.#taken[place] === 1) this.#post({ kind, place })
-    }
+  #isOutstanding(request: number): boolean {
+    const place = placeOf(request)
+    return this.#taken[place] === 1 && this.#requests[place] === request
   }
 
   #post(message: ToServer): void {

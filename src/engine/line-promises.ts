@@ -11,7 +11,7 @@ import { Deadline } from '../util/deadline.ts'
 import { errorOf, type Failure } from '../util/failure.ts'
 import { Urgency, WaitingLine } from '../util/urgency.ts'
 import { ENGINE_THREAD, endLine, type LineEnd, type ToClient, WANTS_MAX } from './line.ts'
-import { type Completion, LineClient } from './line-client.ts'
+import { type Completion, LINE_FULL, LineClient } from './line-client.ts'
 
 /** Longer than the engine takes to give a read up. */
 const ANSWER_TIMEOUT_MS = 70_000
@@ -22,12 +22,11 @@ export class LinePromises {
   readonly #end: LineEnd
   readonly #arena: Pick<Arena, 'unpin'>
   readonly #client: LineClient
-  /** By ticket. A want that is outstanding and not here is one that nobody waits for any more. */
+  /** By the request's number. One that is outstanding and not here is one that nobody waits for any more. */
   readonly #waiting = new Map<number, Waiting>()
   readonly #queue = new WaitingLine<() => void>()
-  /** By place: what went ahead of a completion. */
+  /** By the request's number: what went ahead of a completion. */
   readonly #failures = new Map<number, Failure>()
-  #lastTicket = 0
   #isOpen = true
 
   /** The bell of the line must be a message. */
@@ -49,26 +48,23 @@ export class LinePromises {
 
   async #want(handle: number, chunk: number, urgency: Urgency, signal: AbortSignal): Promise<Pinned> {
     signal.throwIfAborted()
-    this.#lastTicket = (this.#lastTicket + 1) | 0
-    const ticket = this.#lastTicket
     const { promise, resolve, reject } = Promise.withResolvers<Pinned>()
+    let request = LINE_FULL
     let leave = (): void => undefined
     const ask = (): void => {
       leave()
-      this.#waiting.set(ticket, { resolve, reject })
-      this.#client.want(handle, chunk, ticket, urgency.priority)
+      request = this.#client.want(handle, chunk, urgency.priority)
+      this.#waiting.set(request, { resolve, reject })
       this.#end.port.ref()
     }
     const onAbort = (): void => {
       leave()
-      if (this.#waiting.delete(ticket)) this.#client.cancel(ticket)
+      if (this.#waiting.delete(request)) this.#client.cancel(request)
       reject(signal.reason)
     }
     if (this.#client.outstanding < WANTS_MAX) ask()
     else leave = this.#queue.join(ask, urgency)
-    const stop = urgency.onRaise(priority => {
-      if (priority === 'demand') this.#client.raise(ticket)
-    })
+    const stop = urgency.onRaise(priority => this.#client.raise(request, priority))
     signal.addEventListener('abort', onAbort)
     // Nobody rings any more.
     if (!this.#isOpen) this.#look()
@@ -101,7 +97,7 @@ export class LinePromises {
   }
 
   #note(message: ToClient): void {
-    if (message !== null) this.#failures.set(message.place, message.failure)
+    if (message !== null) this.#failures.set(message.request, message.failure)
   }
 
   /** Takes what came, begins what can be, and asks for a bell. */
@@ -113,25 +109,25 @@ export class LinePromises {
     if (this.#client.outstanding === 0) this.#end.port.unref()
   }
 
-  #settle({ ticket, slot, tier, code, place }: Completion): void {
-    const waiting = this.#waiting.get(ticket)
-    this.#waiting.delete(ticket)
+  #settle({ request, slot, tier, code }: Completion): void {
+    const waiting = this.#waiting.get(request)
+    this.#waiting.delete(request)
     if (slot === ABSENT) {
-      const error = this.#takeError(place, code)
+      const error = this.#takeError(request, code)
       waiting?.reject(error)
     } else if (waiting === undefined) this.#arena.unpin(slot)
     else waiting.resolve({ slot, tier })
   }
 
-  #takeError(place: number, code: ErrorCode | undefined): Error {
+  #takeError(request: number, code: ErrorCode | undefined): Error {
     // It was posted before the completion was put into the ring, so it is here, if not heard yet. (Of a port that is closed, Node 24 receives a segmentation fault.)
-    while (this.#isOpen && !this.#failures.has(place)) {
+    while (this.#isOpen && !this.#failures.has(request)) {
       const received: { readonly message: ToClient } | undefined = receiveMessageOnPort(this.#end.port)
       if (received === undefined) break
       this.#note(received.message)
     }
-    const failure = this.#failures.get(place)
-    this.#failures.delete(place)
+    const failure = this.#failures.get(request)
+    this.#failures.delete(request)
     if (failure !== undefined) return errorOf(failure, ENGINE_THREAD)
     return code === 'CLOSED'
       ? new ThawError('CLOSED', 'the cache is closed', { object: 'the cache' })

@@ -36,7 +36,7 @@ export class LineServer {
   readonly #parts: LineParts
   readonly #onClose: () => void
   readonly #entry = new Int32Array(ENTRY_WORDS)
-  /** By place. */
+  /** By the request's number: what is said of one that was answered finds nothing. */
   readonly #wants = new Map<number, Want>()
   #isOpen = true
 
@@ -88,8 +88,8 @@ export class LineServer {
   #hear(message: ToServer): void {
     this.#serve()
     if (message === null) return
-    const want = this.#wants.get(message.place)
-    if (message.kind === 'raise') want?.urgency.raise()
+    const want = this.#wants.get(message.request)
+    if (message.kind === 'raise') want?.urgency.raise(message.priority)
     else want?.controller.abort(new ThawError('CLOSED', 'not wanted any more'))
   }
 
@@ -102,30 +102,30 @@ export class LineServer {
   }
 
   #begin(entry: Int32Array): void {
-    const [place, handle, chunk, priority] = [entry[0]!, entry[1]!, entry[2]!, entry[3]!]
+    const [request, handle, chunk, priority] = [entry[0]!, entry[1]!, entry[2]!, entry[3]!]
     const want = { urgency: new Urgency(PRIORITIES[priority]), controller: new AbortController() }
-    this.#wants.set(place, want)
+    this.#wants.set(request, want)
     this.#engine.want(handle, chunk, { urgency: want.urgency, signal: want.controller.signal }).then(
-      pinned => this.#succeed(place, pinned),
-      error => this.#fail(place, error),
+      pinned => this.#succeed(request, pinned),
+      error => this.#fail(request, error),
     )
   }
 
-  #succeed(place: number, { slot, tier }: Pinned): void {
-    this.#wants.delete(place)
-    if (this.#isOpen) this.#answer(place, STATUS_OK, slot, TIERS.indexOf(tier))
+  #succeed(request: number, { slot, tier }: Pinned): void {
+    this.#wants.delete(request)
+    if (this.#isOpen) this.#answer(request, STATUS_OK, slot, TIERS.indexOf(tier))
     else this.#engine.arena.unpin(slot)
   }
 
-  #fail(place: number, error: unknown): void {
-    this.#wants.delete(place)
+  #fail(request: number, error: unknown): void {
+    this.#wants.delete(request)
     if (!this.#isOpen) return
-    if (this.#end.bellFd === undefined) this.#post({ place, failure: failureOf(error) })
-    this.#answer(place, statusOf(isThawError(error) ? error.code : undefined), 0, 0)
+    if (this.#end.bellFd === undefined) this.#post({ request, failure: failureOf(error) })
+    this.#answer(request, statusOf(isThawError(error) ? error.code : undefined), 0, 0)
   }
 
-  #answer(place: number, status: number, slot: number, tier: number): void {
-    this.#parts.completions.put(place, status, slot, tier)
+  #answer(request: number, status: number, slot: number, tier: number): void {
+    this.#parts.completions.put(request, status, slot, tier)
     if (!this.#parts.completions.takeSleeper()) return
     if (this.#end.bellFd === undefined) this.#post(null)
     else ringEventFd(this.#end.bellFd)

@@ -15,6 +15,7 @@ import type { MessagePort } from 'node:worker_threads'
 import type { ErrorCode, Tier } from '../errors.ts'
 import { ringEventFd } from '../util/eventfd.ts'
 import type { Failure } from '../util/failure.ts'
+import type { Priority } from '../util/urgency.ts'
 import { Ring } from './line-ring.ts'
 
 /** Names that thread in errors that came from it. */
@@ -22,6 +23,22 @@ export const ENGINE_THREAD = "the engine's thread"
 
 /** Wants of one thread under way at a time; a power of two. The rings take 33 KiB. */
 export const WANTS_MAX = 1024
+
+/**
+ * A request's number is the place it takes among the WANTS_MAX (the low bits) and a generation: a place
+ * that is used again is another request. What is said of a request may come late, when it has been
+ * answered and its place is somebody else's, and then it must mean nothing.
+ */
+const REQUEST_MASK = 2 ** 31 - 1
+
+export function placeOf(request: number): number {
+  return request & (WANTS_MAX - 1)
+}
+
+/** The request that takes the place next. A generation comes again after 2²¹ others of its place. */
+export function nextRequest(request: number): number {
+  return (request + WANTS_MAX) & REQUEST_MASK
+}
 
 /** One end of a line as it goes to a thread: posted with `port` in the transfer list. */
 export interface LineEnd {
@@ -32,12 +49,15 @@ export interface LineEnd {
 }
 
 /** What the reading side posts. `null`: the engine's bell. */
-export type ToServer = null | { readonly kind: 'raise' | 'cancel'; readonly place: number }
+export type ToServer =
+  | null
+  | { readonly kind: 'raise'; readonly request: number; readonly priority: Priority }
+  | { readonly kind: 'cancel'; readonly request: number }
 
 /** What the engine's side posts where the bell is a message. `null`: the bell. A failure goes ahead of the entry that tells of it. */
-export type ToClient = null | { readonly place: number; readonly failure: Failure }
+export type ToClient = null | { readonly request: number; readonly failure: Failure }
 
-/** Requests are place, handle, chunk, priority; completions place, status, slot, tier. A place is which of the WANTS_MAX outstanding wants it is. */
+/** Requests are their number, handle, chunk, priority; completions the request's number, status, slot, tier. */
 export interface LineParts {
   readonly requests: Ring
   readonly completions: Ring

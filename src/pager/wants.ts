@@ -7,7 +7,7 @@
 import assert from 'node:assert/strict'
 import type { Arena } from '../arena.ts'
 import type { LineEnd } from '../engine/line.ts'
-import { type Completion, LineClient } from '../engine/line-client.ts'
+import { type Completion, LINE_FULL, LineClient } from '../engine/line-client.ts'
 import type { ErrorCode } from '../errors.ts'
 import type { ChunkWaiter, PagerLoop } from '../pager.ts'
 import type { PolledSource } from './loop.ts'
@@ -53,8 +53,8 @@ interface Want {
   readonly chunk: number
   readonly waiters: Set<ChunkWaiter>
   readonly deadlineAt: number
-  /** Of the line; undefined: it waits for its turn, or to be asked for again. */
-  ticket: number | undefined
+  /** Its number on the line; LINE_FULL: it waits for its turn, or to be asked for again. */
+  request: number
   /** Not to be asked for before. */
   notBefore: number
 }
@@ -67,12 +67,11 @@ export class LineWants implements Wants, PolledSource {
   readonly #line: LineClient
   /** By handle and chunk. */
   readonly #wants = new Map<number, Want>()
-  /** By ticket; those that nobody waits for any more have no waiters. */
+  /** By the request's number; those that nobody waits for any more have no waiters. */
   readonly #sent = new Map<number, Want>()
-  /** Those without a ticket. */
+  /** Those without a request. */
   readonly #unsent = new Set<Want>()
   readonly #telling = new Telling()
-  #lastTicket = 0
   #loop: PagerLoop | undefined
   #isTicking = false
 
@@ -94,7 +93,7 @@ export class LineWants implements Wants, PolledSource {
       return
     }
     const deadlineAt = performance.now() + deadlineMs
-    const want: Want = { key, handle, chunk, waiters: new Set([waiter]), deadlineAt, ticket: undefined, notBefore: 0 }
+    const want: Want = { key, handle, chunk, waiters: new Set([waiter]), deadlineAt, request: LINE_FULL, notBefore: 0 }
     this.#wants.set(key, want)
     this.#unsent.add(want)
     this.#send(want)
@@ -135,10 +134,10 @@ export class LineWants implements Wants, PolledSource {
   }
 
   #send(want: Want): void {
-    const ticket = this.#nextTicket()
-    if (!this.#line.want(want.handle, want.chunk, ticket, 'demand')) return
-    want.ticket = ticket
-    this.#sent.set(ticket, want)
+    const request = this.#line.want(want.handle, want.chunk, 'demand')
+    if (request === LINE_FULL) return
+    want.request = request
+    this.#sent.set(request, want)
     this.#unsent.delete(want)
   }
 
@@ -146,16 +145,10 @@ export class LineWants implements Wants, PolledSource {
     for (const want of this.#unsent) if (want.notBefore <= now) this.#send(want)
   }
 
-  #nextTicket(): number {
-    do this.#lastTicket = (this.#lastTicket + 1) | 0
-    while (this.#sent.has(this.#lastTicket))
-    return this.#lastTicket
-  }
-
-  #complete({ ticket, slot, tier, code }: Completion): void {
-    const want = this.#sent.get(ticket)
+  #complete({ request, slot, tier, code }: Completion): void {
+    const want = this.#sent.get(request)
     assert(want !== undefined)
-    this.#sent.delete(ticket)
+    this.#sent.delete(request)
     if (slot >= 0) {
       if (this.#wants.get(want.key) === want) this.#wants.delete(want.key)
       this.#telling.tell(want.waiters, waiter => waiter.onChunk(want.chunk, slot, tier))
@@ -169,7 +162,7 @@ export class LineWants implements Wants, PolledSource {
       this.#fail(want, code)
       return
     }
-    want.ticket = undefined
+    want.request = LINE_FULL
     want.notBefore = now + AGAIN_MS
     this.#unsent.add(want)
   }
@@ -183,7 +176,7 @@ export class LineWants implements Wants, PolledSource {
   #abandon(want: Want): void {
     this.#wants.delete(want.key)
     this.#unsent.delete(want)
-    if (want.ticket !== undefined && this.#sent.has(want.ticket)) this.#line.cancel(want.ticket)
+    this.#line.cancel(want.request)
   }
 
   #tick(): void {

@@ -30,21 +30,26 @@ const { arena: memory, end, handle, chunks, pages, wants } = workerData as LineT
 const arena = new Arena(memory)
 const line = new LineClient(end)
 const codes: (string | undefined)[] = []
+/** By the number of the request. */
+const wanted = new Map<number, number>()
 let [good, asked] = [0, 0]
 
 function ask(): void {
   while (asked < wants && line.outstanding < 2) {
     const chunk = asked++ % chunks
-    assert(line.want(handle, chunk, -chunk, 'demand'))
+    wanted.set(line.want(handle, chunk, 'demand'), chunk)
   }
 }
 
-function look({ slot, ticket, code }: Completion): void {
+function look({ request, slot, code }: Completion): void {
+  const chunk = wanted.get(request)
+  assert(chunk !== undefined)
+  wanted.delete(request)
   if (slot === ABSENT) {
     codes.push(code)
     asked = wants
   } else {
-    if (arena.pages(slot, 0, pages).equals(markedPages(-ticket, pages))) good++
+    if (arena.pages(slot, 0, pages).equals(markedPages(chunk, pages))) good++
     arena.unpin(slot)
   }
 }

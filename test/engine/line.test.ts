@@ -4,8 +4,8 @@ import { setImmediate as turn } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { ABSENT } from '../../src/arena.ts'
-import { type LineEnd, WANTS_MAX } from '../../src/engine/line.ts'
-import { LineClient } from '../../src/engine/line-client.ts'
+import { type LineEnd, placeOf, WANTS_MAX } from '../../src/engine/line.ts'
+import { LINE_FULL, LineClient } from '../../src/engine/line-client.ts'
 import { openEnds } from '../../src/engine/line-open.ts'
 import { LinePromises } from '../../src/engine/line-promises.ts'
 import { ENTRY_WORDS, Ring } from '../../src/engine/line-ring.ts'
@@ -66,6 +66,36 @@ class HeldWants {
   }
 }
 
+/** Numbers below `below`, the same ones each time. xorshift32 (Marsaglia, "Xorshift RNGs", 2003). */
+function randomOf(seed: number): (below: number) => number {
+  let state = seed
+  return below => {
+    state ^= state << 13
+    state ^= state >>> 17
+    state ^= state << 5
+    return (state >>> 0) % below
+  }
+}
+
+/** Answers after a few turns, one want in four with an error of that chunk; a slot is the chunk's number. */
+class CarelessEngine {
+  readonly arena = { unpin: () => undefined }
+  readonly #random: (below: number) => number
+
+  constructor(random: (below: number) => number) {
+    this.#random = random
+  }
+
+  async want(_handle: number, chunk: number, { signal }: WantOptions): Promise<Pinned> {
+    for (let turns = this.#random(4); turns > 0; turns--) {
+      await turn()
+      signal!.throwIfAborted()
+    }
+    if (this.#random(4) === 0) throw new ThawError('CORRUPT', 'bad', { object: `chunk ${chunk}` })
+    return { slot: chunk, tier: 'disk' }
+  }
+}
+
 async function openPair(): Promise<{ held: HeldWants; client: LineClient; server: LineServer; reader: LineEnd }> {
   const { reader, engine } = await openEnds('message')
   const held = new HeldWants()
@@ -73,11 +103,11 @@ async function openPair(): Promise<{ held: HeldWants; client: LineClient; server
   return { held, client: new LineClient(reader), server, reader }
 }
 
-/** Everything that came, as [ticket, slot or code]. */
+/** Everything that came, as [request, slot or code]. */
 function answers(client: LineClient): (readonly [number, number | string | undefined])[] {
   const all: (readonly [number, number | string | undefined])[] = []
   for (let done = client.next(); done !== undefined; done = client.next()) {
-    all.push([done.ticket, done.slot === ABSENT ? done.code : done.slot])
+    all.push([done.request, done.slot === ABSENT ? done.code : done.slot])
   }
   return all
 }
@@ -86,12 +116,13 @@ describe('a line', () => {
   it('takes so many wants and no more, and answers each once', async () => {
     const { held, client, server } = await openPair()
     for (let round = 0; round < 3; round++) {
-      for (let want = 0; want < WANTS_MAX; want++) expect(client.want(1, want, want - 500, 'prefetch')).toBe(true)
-      expect([client.want(1, 0, 0, 'demand'), client.outstanding]).toEqual([false, WANTS_MAX])
+      const requests = Array.from({ length: WANTS_MAX }, (_, chunk) => client.want(1, chunk, 'prefetch'))
+      expect([new Set(requests).size, Math.min(...requests) >= 0]).toEqual([WANTS_MAX, true])
+      expect([client.want(1, 0, 'demand'), client.outstanding]).toEqual([LINE_FULL, WANTS_MAX])
       await expect.poll(() => held.wants.length).toBe(WANTS_MAX)
       for (const { chunk, answer } of held.wants.splice(0)) answer.resolve({ slot: chunk + 1, tier: 'disk' })
       await turn()
-      expect(answers(client)).toEqual(Array.from({ length: WANTS_MAX }, (_, want) => [want - 500, want + 1]))
+      expect(answers(client)).toEqual(requests.map((request, chunk) => [request, chunk + 1]))
       expect([client.outstanding, client.next()]).toEqual([0, undefined])
     }
     server.close()
@@ -99,48 +130,65 @@ describe('a line', () => {
 
   it('carries what is more urgent, and what nobody wants any more', async () => {
     const { held, client, server } = await openPair()
-    client.want(1, 7, 70, 'prefetch')
-    client.want(1, 8, 80, 'prefetch')
-    client.raise(70)
-    client.cancel(80)
+    const first = client.want(1, 7, 'prefetch')
+    const second = client.want(1, 8, 'prefetch')
+    client.raise(first, 'bulk')
+    client.cancel(second)
     await expect.poll(() => held.wants[1]?.options.signal?.aborted).toBe(true)
-    expect(held.wants.map(({ options }) => options.urgency?.priority)).toEqual(['demand', 'prefetch'])
+    expect(held.wants.map(({ options }) => options.urgency?.priority)).toEqual(['bulk', 'prefetch'])
     await turn()
-    expect(answers(client)).toEqual([[80, 'CLOSED']])
+    expect(answers(client)).toEqual([[second, 'CLOSED']])
+    server.close()
+  })
+
+  it.each(['cancel', 'raise'] as const)('lets a late %s pass by the request that has the place now', async kind => {
+    const { held, client, server } = await openPair()
+    const first = client.want(1, 100, 'prefetch')
+    await expect.poll(() => held.wants.length).toBe(1)
+    held.wants[0]!.answer.resolve({ slot: 7, tier: 'disk' })
+    // Answered, and not looked at yet.
+    await turn()
+    if (kind === 'cancel') client.cancel(first)
+    else client.raise(first, 'demand')
+    expect(answers(client)).toEqual([[first, 7]])
+    const second = client.want(1, 200, 'prefetch')
+    expect([placeOf(second), second === first]).toEqual([placeOf(first), false])
+    await expect.poll(() => held.wants.length).toBe(2)
+    const { signal, urgency } = held.wants[1]!.options
+    expect([signal!.aborted, urgency!.priority]).toEqual([false, 'prefetch'])
     server.close()
   })
 
   it('fails what is outstanding, and what comes later, when the engine ends', async () => {
     const { held, client, server } = await openPair()
-    client.want(1, 7, 70, 'demand')
-    client.want(1, 8, 80, 'demand')
+    const requests = [7, 8].map(chunk => client.want(1, chunk, 'demand'))
     await expect.poll(() => held.wants.length).toBe(2)
     held.wants[0]!.answer.resolve({ slot: 5, tier: 'origin' })
     await turn()
-    client.want(1, 9, 90, 'demand')
+    requests.push(client.want(1, 9, 'demand'))
     server.end('CLOSED')
     held.wants[1]!.answer.resolve({ slot: 6, tier: 'origin' })
     await turn()
     expect(held.unpinned).toEqual([6])
     expect(client.sleep()).toBe(false)
     expect(answers(client)).toEqual([
-      [70, 5],
-      [80, 'CLOSED'],
-      [90, 'CLOSED'],
+      [requests[0], 5],
+      [requests[1], 'CLOSED'],
+      [requests[2], 'CLOSED'],
     ])
-    client.want(1, 9, 91, 'demand')
-    expect(answers(client)).toEqual([[91, 'CLOSED']])
+    const late = client.want(1, 9, 'demand')
+    expect(answers(client)).toEqual([[late, 'CLOSED']])
     expect(client.sleep()).toBe(true)
   })
 
   it('takes back what a reader that went away did not take', async () => {
     const { held, client, reader } = await openPair()
-    for (const chunk of [1, 2, 3]) client.want(1, chunk, chunk, 'demand')
+    const [first] = [1, 2, 3].map(chunk => client.want(1, chunk, 'demand'))
     await expect.poll(() => held.wants.length).toBe(3)
     held.wants[0]!.answer.resolve({ slot: 11, tier: 'l2' })
     held.wants[1]!.answer.resolve({ slot: 12, tier: 'l2' })
     await turn()
-    expect(client.next()).toMatchObject({ ticket: 1, slot: 11, tier: 'l2' })
+    expect(client.next()).toMatchObject({ request: first, slot: 11, tier: 'l2' })
     reader.port.close()
     await expect.poll(() => held.unpinned).toEqual([12])
     expect(held.wants[2]!.options.signal?.aborted).toBe(true)
@@ -176,6 +224,36 @@ describe('a line', () => {
       tier: 'l2',
       cause: { message: 'the cause' },
     })
+    server.close()
+  })
+
+  it('gives nobody the end or the error of another, however many come and go', async () => {
+    const { reader, engine } = await openEnds('message')
+    const random = randomOf(7)
+    const server = new LineServer(engine, new CarelessEngine(random), () => undefined)
+    const line = new LinePromises(reader, { unpin: () => undefined })
+    const wrong: unknown[] = []
+    let chunk = 0
+    const patient = async (): Promise<void> => {
+      for (let wants = 0; wants < 300; wants++) {
+        const own = chunk++
+        await line.want(1, own).then(
+          ({ slot }) => slot === own || wrong.push([own, slot]),
+          error => error.object === `chunk ${own}` || wrong.push([own, error]),
+        )
+      }
+    }
+    const impatient = async (): Promise<void> => {
+      for (let wants = 0; wants < 300; wants++) {
+        const controller = new AbortController()
+        const want = line.want(1, chunk++, { signal: controller.signal }).catch(() => undefined)
+        for (let turns = random(4); turns > 0; turns--) await turn()
+        controller.abort()
+        await want
+      }
+    }
+    await Promise.all([patient(), patient(), patient(), impatient(), impatient(), impatient()])
+    expect(wrong).toEqual([])
     server.close()
   })
 

@@ -38,6 +38,8 @@ const reader = new ImageReader(image, arena)
 const line = new LineClient(end)
 const chunks = image.numbers.length
 const lately = new Int32Array(LATELY)
+/** By the number of the request. */
+const wanted = new Map<number, number>()
 const page = new Uint32Array(PAGE_BYTES / 4)
 const pageBytes = Buffer.from(page.buffer)
 const words = memory.segments.map(segment => new Uint32Array(segment))
@@ -95,12 +97,14 @@ let asked = 0
 while (good < wants) {
   while (asked < wants && line.outstanding < 2) {
     const chunk = random(chunks)
-    line.want(handle, chunk, chunk, random(4) === 0 ? 'prefetch' : 'demand')
+    wanted.set(line.want(handle, chunk, random(4) === 0 ? 'prefetch' : 'demand'), chunk)
     asked++
   }
   for (let count = 0; count < LOOKS; count++) look()
   for (let done = line.next(); done !== undefined; done = line.next()) {
-    const { slot, ticket: chunk, code } = done
+    const { request, slot, code } = done
+    const chunk = wanted.get(request)!
+    wanted.delete(request)
     if (slot === ABSENT) throw new Error(`a want failed: ${code}`)
     if (!fitsWhole(slot, chunk)) wrong++
     good++
