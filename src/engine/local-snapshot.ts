@@ -47,11 +47,16 @@ export class HeldChunks {
   readonly #table: ChunkTable
   #handles = 0
 
-  /** @throws NO_SPACE */
-  constructor(opened: OpenedChunks, columns: ChunkColumns, root: string) {
+  private constructor(opened: OpenedChunks, table: ChunkTable, numbers: Uint32Array) {
     this.#opened = opened
-    this.#table = new ChunkTable(columns, root)
-    this.numbers = opened.hold(columns)
+    this.#table = table
+    this.numbers = numbers
+  }
+
+  /** @throws NO_SPACE, or the signal's reason */
+  static async hold(opened: OpenedChunks, columns: ChunkColumns, root: string, signal: AbortSignal): Promise<HeldChunks> {
+    const numbers = await opened.hold(columns, signal)
+    return new HeldChunks(opened, new ChunkTable(columns, root), numbers)
   }
 
   at(index: number): StoredChunk {
@@ -63,7 +68,7 @@ export class HeldChunks {
   }
 
   removeHandle(): void {
-    if (--this.#handles === 0) this.#opened.release(this.numbers)
+    if (--this.#handles === 0) void this.#opened.release(this.numbers)
   }
 }
 
@@ -122,6 +127,7 @@ export class LocalSnapshot implements HeldSnapshot {
 
   async lend(owner: Owner): Promise<HeldSnapshot> {
     this.#check()
+    this.#life.check()
     return new LocalSnapshot(this.#parts, this.#life, this.#chunks, owner, this.#siblings)
   }
 

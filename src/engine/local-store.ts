@@ -32,9 +32,11 @@ export class LocalStore implements EngineStore {
     this.#onClose = onClose
   }
 
-  async hold(columns: ChunkColumns, root: string, owner: Owner = PLATFORM): Promise<HeldSnapshot> {
-    this.#life.check()
-    return new LocalSnapshot(this.#parts, this.#life, new HeldChunks(this.#parts.chunks, columns, root), owner, this.#held)
+  hold(columns: ChunkColumns, root: string, owner: Owner = PLATFORM): Promise<HeldSnapshot> {
+    return this.#life.run(undefined, async () => {
+      const chunks = await HeldChunks.hold(this.#parts.chunks, columns, root, this.#life.signal)
+      return new LocalSnapshot(this.#parts, this.#life, chunks, owner, this.#held)
+    })
   }
 
   get(id: string, objectKey: string, options: ObjectOptions): Promise<Uint8Array> {
@@ -52,9 +54,9 @@ export class LocalStore implements EngineStore {
   async close(): Promise<void> {
     const closed = this.#life.close()
     this.#parts.source.close(this.#life.signal.reason)
-    for (const snapshot of this.#held) snapshot.release()
     this.#onClose()
     await closed
+    for (const snapshot of this.#held) snapshot.release()
   }
 
   [Symbol.asyncDispose](): Promise<void> {

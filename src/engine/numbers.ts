@@ -1,148 +1,272 @@
 /**
- * Chunk numbers: what threads call a chunk, in place of its id and key. Open snapshots that share a chunk share its number, and so its place in the arena.
+ * Chunk numbers: what threads call a chunk, in place of its id and key. Open snapshots that share a
+ * chunk share its number, and so its place in the arena.
  *
- * A chunk is its id *and* its key and page count. By the id alone, somebody who may read one snapshot could make a manifest that names the id of another
- * tenant's chunk with any key, and would be given that chunk's pages as soon as the other tenant had it opened (docs/THREATS.md).
+ * A chunk is its id *and* its key and page count. By the id alone, somebody who may read one snapshot
+ * could make a manifest that names the id of another tenant's chunk with any key, and would be given
+ * that chunk's pages as soon as the other tenant had it opened (docs/THREATS.md).
  *
- * Columns and an open-addressed table of numbers, no object per chunk: ids are SHA-256, so their first bytes are hash enough. A number whose last snapshot
- * closed and whose chunk left the arena is used again, as late as possible.
+ * The engine's thread has guests waiting, so nothing here takes long at a time: snapshots are held
+ * and released in slices, and the table is a linear hash table (Litwin, "Linear hashing: a new tool
+ * for file and table addressing", VLDB 1980), which grows by one bucket for each new number. It lies
+ * in blocks that are never copied, without an object per chunk. The hash is keyed, because manifests
+ * are made by tenants: nobody can choose chunks that share a bucket.
+ *
+ * A number whose last snapshot closed and whose chunk left the arena is used again, as late as
+ * possible.
  */
+import { randomFillSync } from 'node:crypto'
 import { NUMBERS_MAX } from '../arena.ts'
 import { ThawError } from '../errors.ts'
 import type { Manifest } from '../manifest.ts'
+import { SlicedWork } from '../util/sliced-work.ts'
 
-const IDENTITY_BYTES = 65
-const CAPACITY_MIN = 1024
+const ID_BYTES = 32
+const KEY_BYTES = 32
+const IDENTITY_BYTES = ID_BYTES + KEY_BYTES + 1
+const BLOCK_NUMBERS = 1024
+/** Chunks held or released in one turn of the event loop: some 300 µs. */
+export const SLICE_CHUNKS = 512
+const NONE = -1
 
 /** What tells chunks apart: columns of a manifest. */
 export type IdentityColumns = Pick<Manifest, 'ids' | 'keys' | 'pages'>
 
-export class ChunkNumbers {
-  /** Number + 1 by hash, linear probing; 0 is empty. Twice as long as there can be numbers. */
-  #table = new Int32Array(2 * CAPACITY_MIN)
+/** One chunk of such columns. */
+interface Identity {
+  readonly ids: Buffer
+  readonly keys: Buffer
+  readonly pages: Uint8Array
+  index: number
+}
+
+/** Numbers that follow each other, and as many buckets of the table. */
+class Block {
   /** id ‖ key ‖ pages of each number. */
-  #identities = Buffer.alloc(CAPACITY_MIN * IDENTITY_BYTES)
+  readonly identities: Buffer = Buffer.alloc(BLOCK_NUMBERS * IDENTITY_BYTES)
+  readonly hashes: Uint32Array = new Uint32Array(BLOCK_NUMBERS)
   /** How many hold on to each number. */
-  #holds = new Uint32Array(CAPACITY_MIN)
-  /** Numbers given back, the oldest first. */
-  readonly #given: number[] = []
-  #givenFrom = 0
-  #next = 0
+  readonly holds: Uint32Array = new Uint32Array(BLOCK_NUMBERS)
+  /** The first number of each bucket, or NONE. */
+  readonly firsts: Int32Array = new Int32Array(BLOCK_NUMBERS).fill(NONE)
+  /** The number behind each one, in its bucket or among those given back; or NONE. */
+  readonly nexts: Int32Array = new Int32Array(BLOCK_NUMBERS).fill(NONE)
+}
+
+export class ChunkNumbers {
+  readonly #work = new SlicedWork()
+  readonly #hash = new KeyedHash()
+  readonly #numbersMax: number
+  readonly #blocks: Block[] = [new Block()]
+  /** Numbers that were ever made; and buckets. */
+  #made = 0
+  /** 2ⁿ − 1, the least that is not below the last bucket. */
+  #mask = 0
   #size = 0
-  readonly #probe = Buffer.alloc(IDENTITY_BYTES)
+  /** Numbers given back. */
+  #oldest = NONE
+  #newest = NONE
+  /** Releases under way. */
+  #releasing = 0
+
+  /** @param numbersMax how many chunks can have a number at a time */
+  constructor(numbersMax: number = NUMBERS_MAX) {
+    this.#numbersMax = numbersMax
+  }
 
   /** Chunks that have a number. */
   get size(): number {
     return this.#size
   }
 
-  /** The numbers of all chunks of a table, each held once more. @throws NO_SPACE beyond NUMBERS_MAX chunks; then none is held. */
-  hold(chunks: IdentityColumns): Uint32Array {
-    const count = chunks.pages.length
-    const numbers = new Uint32Array(new SharedArrayBuffer(count * Uint32Array.BYTES_PER_ELEMENT))
-    for (let index = 0; index < count; index++) {
-      const number = this.#intern(chunks, index)
-      if (number === undefined) {
-        this.release(numbers.subarray(0, index))
-        throw new ThawError('NO_SPACE', `open snapshots have more than ${NUMBERS_MAX} different chunks: close some`)
-      }
-      numbers[index] = number
-      this.#holds[number]!++
+  /**
+   * The numbers of all chunks of a table, each held once more. The columns are read until this settles.
+   * @throws NO_SPACE if there are more chunks than numbers, or the signal's reason; then none is held
+   */
+  async hold(chunks: IdentityColumns, signal?: AbortSignal): Promise<Uint32Array> {
+    const { pages } = chunks
+    const identity = { ids: bufferOf(chunks.ids), keys: bufferOf(chunks.keys), pages, index: 0 }
+    const numbers = new Uint32Array(new SharedArrayBuffer(pages.length * Uint32Array.BYTES_PER_ELEMENT))
+    try {
+      await this.#work.run(() => {
+        signal?.throwIfAborted()
+        return this.#holdSlice(identity, numbers)
+      })
+    } catch (error) {
+      void this.release(numbers.subarray(0, identity.index))
+      throw error
     }
     return numbers
   }
 
-  /** Takes back one hold of each. Those of which none is left get free. */
-  release(numbers: Iterable<number>): void {
-    for (const number of numbers) if (--this.#holds[number]! === 0) this.#free(number)
+  /** @returns whether all are held. */
+  #holdSlice(identity: Identity, numbers: Uint32Array): boolean {
+    const end = Math.min(identity.index + SLICE_CHUNKS, numbers.length)
+    for (; identity.index < end; identity.index++) {
+      const number = this.#intern(identity)
+      if (number === NONE && this.#releasing > 0) return false
+      if (number === NONE) throw new ThawError('NO_SPACE', `open snapshots have more than ${this.#numbersMax} different chunks: close some`)
+      numbers[identity.index] = number
+      this.retain(number)
+    }
+    return end === numbers.length
+  }
+
+  /** Takes back one hold of each. Settles when all are. `numbers` is read until then. */
+  async release(numbers: Uint32Array): Promise<void> {
+    let at = 0
+    this.#releasing++
+    await this.#work.run(() => {
+      for (const end = Math.min(at + SLICE_CHUNKS, numbers.length); at < end; at++) this.drop(numbers[at]!)
+      return at === numbers.length
+    })
+    this.#releasing--
   }
 
   /** Keeps a number that somebody holds: for the time its chunk is in the arena or on its way. */
   retain(number: number): void {
-    this.#holds[number]!++
+    this.#block(number).holds[number % BLOCK_NUMBERS]!++
   }
 
-  #intern(chunks: IdentityColumns, index: number): number | undefined {
-    this.#probe.set(chunks.ids.subarray(index * 32, index * 32 + 32), 0)
-    this.#probe.set(chunks.keys.subarray(index * 32, index * 32 + 32), 32)
-    this.#probe[64] = chunks.pages[index]!
-    const at = this.#find()
-    const found = this.#table[at]!
-    return found > 0 ? found - 1 : this.#add(at)
+  /** Takes back one hold. A number of which none is left gets free. */
+  drop(number: number): void {
+    if (--this.#block(number).holds[number % BLOCK_NUMBERS]! === 0) this.#free(number)
   }
 
-  /** Where in the table the probed chunk is, or belongs. */
-  #find(): number {
-    const mask = this.#table.length - 1
-    let at = this.#probe.readUInt32LE(0) & mask
-    for (let entry = this.#table[at]!; entry > 0; entry = this.#table[at]!) {
-      const from = (entry - 1) * IDENTITY_BYTES
-      if (this.#identities.compare(this.#probe, 0, IDENTITY_BYTES, from, from + IDENTITY_BYTES) === 0) return at
-      at = (at + 1) & mask
+  #block(number: number): Block {
+    return this.#blocks[Math.floor(number / BLOCK_NUMBERS)]!
+  }
+
+  /** The number of a chunk; or NONE: it has none, and there is none for it. */
+  #intern(identity: Identity): number {
+    const hash = this.#hash.of(identity)
+    for (let number = this.#first(this.#bucketOf(hash)); number !== NONE; number = this.#next(number)) {
+      if (this.#is(number, hash, identity)) return number
     }
-    return at
-  }
-
-  #add(at: number): number | undefined {
     const number = this.#takeNumber()
-    if (number === undefined) return undefined
-    const grown = number >= this.#holds.length
-    if (grown) this.#grow()
-    this.#identities.set(this.#probe, number * IDENTITY_BYTES)
-    this.#table[grown ? this.#find() : at] = number + 1
+    if (number === NONE) return NONE
+    const { identities, hashes } = this.#block(number)
+    const at = number % BLOCK_NUMBERS
+    const { ids, keys, pages, index } = identity
+    const to = at * IDENTITY_BYTES
+    ids.copy(identities, to, index * ID_BYTES, (index + 1) * ID_BYTES)
+    keys.copy(identities, to + ID_BYTES, index * KEY_BYTES, (index + 1) * KEY_BYTES)
+    identities[to + ID_BYTES + KEY_BYTES] = pages[index]!
+    hashes[at] = hash
+    this.#link(number, this.#bucketOf(hash))
     this.#size++
     return number
   }
 
-  #takeNumber(): number | undefined {
-    if (this.#next < this.#holds.length) return this.#next++
-    if (this.#givenFrom < this.#given.length) {
-      const number = this.#given[this.#givenFrom++]!
-      if (this.#givenFrom > CAPACITY_MIN) {
-        this.#given.splice(0, this.#givenFrom)
-        this.#givenFrom = 0
-      }
-      return number
-    }
-    return this.#next < NUMBERS_MAX ? this.#next++ : undefined
+  #is(number: number, hash: number, { ids, keys, pages, index }: Identity): boolean {
+    const { identities, hashes } = this.#block(number)
+    const at = number % BLOCK_NUMBERS
+    if (hashes[at] !== hash) return false
+    const idAt = at * IDENTITY_BYTES
+    const keyAt = idAt + ID_BYTES
+    const pagesAt = keyAt + KEY_BYTES
+    return (
+      identities[pagesAt] === pages[index] &&
+      ids.compare(identities, idAt, keyAt, index * ID_BYTES, (index + 1) * ID_BYTES) === 0 &&
+      keys.compare(identities, keyAt, pagesAt, index * KEY_BYTES, (index + 1) * KEY_BYTES) === 0
+    )
   }
 
-  #grow(): void {
-    const capacity = this.#holds.length * 2
-    const identities = Buffer.alloc(capacity * IDENTITY_BYTES)
-    this.#identities.copy(identities)
-    const holds = new Uint32Array(capacity)
-    holds.set(this.#holds)
-    const table = new Int32Array(capacity * 2)
-    const mask = table.length - 1
-    for (const entry of this.#table) {
-      if (entry === 0) continue
-      let at = identities.readUInt32LE((entry - 1) * IDENTITY_BYTES) & mask
-      while (table[at] !== 0) at = (at + 1) & mask
-      table[at] = entry
+  #takeNumber(): number {
+    if (this.#made === this.#blocks.length * BLOCK_NUMBERS || this.#made === this.#numbersMax) {
+      if (this.#oldest !== NONE) return this.#takeOldest()
+      if (this.#made === this.#numbersMax) return NONE
+      this.#blocks.push(new Block())
     }
-    this.#identities = identities
-    this.#holds = holds
-    this.#table = table
+    const number = this.#made++
+    this.#addBucket(number)
+    return number
+  }
+
+  #takeOldest(): number {
+    const number = this.#oldest
+    this.#oldest = this.#next(number)
+    if (this.#oldest === NONE) this.#newest = NONE
+    return number
   }
 
   #free(number: number): void {
-    this.#identities.copy(this.#probe, 0, number * IDENTITY_BYTES, (number + 1) * IDENTITY_BYTES)
-    this.#remove(this.#find())
-    this.#given.push(number)
+    this.#unlink(number, this.#bucketOf(this.#block(number).hashes[number % BLOCK_NUMBERS]!))
+    this.#setNext(number, NONE)
+    if (this.#newest === NONE) this.#oldest = number
+    else this.#setNext(this.#newest, number)
+    this.#newest = number
     this.#size--
   }
 
-  /** Closes the gap that an entry leaves, so that probing needs no tombstones (Knuth, TAOCP 3, section 6.4, algorithm R). */
-  #remove(gap: number): void {
-    const mask = this.#table.length - 1
-    for (let at = (gap + 1) & mask; this.#table[at] !== 0; at = (at + 1) & mask) {
-      const home = this.#identities.readUInt32LE((this.#table[at]! - 1) * IDENTITY_BYTES) & mask
-      // May it move back to the gap? Only if its home is not between the gap and where it is.
-      if (((at - home) & mask) < ((at - gap) & mask)) continue
-      this.#table[gap] = this.#table[at]!
-      gap = at
+  /** Gives a new bucket, the one behind the last, what it is to have of the bucket that had it so far. */
+  #addBucket(bucket: number): void {
+    if (bucket > this.#mask) this.#mask = 2 * this.#mask + 1
+    if (bucket === 0) return
+    const from = bucket & (this.#mask >>> 1)
+    for (let number = this.#first(from), next: number; number !== NONE; number = next) {
+      next = this.#next(number)
+      if (this.#bucketOf(this.#block(number).hashes[number % BLOCK_NUMBERS]!) !== bucket) continue
+      this.#unlink(number, from)
+      this.#link(number, bucket)
     }
-    this.#table[gap] = 0
   }
+
+  #bucketOf(hash: number): number {
+    const bucket = hash & this.#mask
+    return bucket < this.#made ? bucket : bucket & (this.#mask >>> 1)
+  }
+
+  #link(number: number, bucket: number): void {
+    this.#setNext(number, this.#first(bucket))
+    this.#block(bucket).firsts[bucket % BLOCK_NUMBERS] = number
+  }
+
+  #unlink(number: number, bucket: number): void {
+    const behind = this.#next(number)
+    if (this.#first(bucket) === number) {
+      this.#block(bucket).firsts[bucket % BLOCK_NUMBERS] = behind
+      return
+    }
+    let before = this.#first(bucket)
+    while (this.#next(before) !== number) before = this.#next(before)
+    this.#setNext(before, behind)
+  }
+
+  #first(bucket: number): number {
+    return this.#block(bucket).firsts[bucket % BLOCK_NUMBERS]!
+  }
+
+  #next(number: number): number {
+    return this.#block(number).nexts[number % BLOCK_NUMBERS]!
+  }
+
+  #setNext(number: number, next: number): void {
+    this.#block(number).nexts[number % BLOCK_NUMBERS] = next
+  }
+}
+
+/**
+ * Multilinear hashing (Carter and Wegman, "Universal classes of hash functions", 1979) over all words
+ * of a chunk's identity, with random factors; then MurmurHash3's finalizer, because the low bits of
+ * the sum depend on nothing but low bits.
+ */
+class KeyedHash {
+  readonly #factors: Uint32Array = randomFillSync(new Uint32Array(17)).map(factor => factor | 1)
+
+  of({ ids, keys, pages, index }: Identity): number {
+    const factors = this.#factors
+    let sum = Math.imul(pages[index]!, factors[16]!)
+    for (let word = 0; word < 8; word++) {
+      sum = (sum + Math.imul(ids.readUInt32LE(index * ID_BYTES + 4 * word), factors[word]!)) | 0
+      sum = (sum + Math.imul(keys.readUInt32LE(index * KEY_BYTES + 4 * word), factors[8 + word]!)) | 0
+    }
+    sum = Math.imul(sum ^ (sum >>> 16), 0x85ebca6b)
+    sum = Math.imul(sum ^ (sum >>> 13), 0xc2b2ae35)
+    return (sum ^ (sum >>> 16)) >>> 0
+  }
+}
+
+function bufferOf({ buffer, byteOffset, byteLength }: Uint8Array): Buffer {
+  return Buffer.from(buffer, byteOffset, byteLength)
 }

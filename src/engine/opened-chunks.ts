@@ -44,16 +44,17 @@ export class OpenedChunks {
   constructor(memory: ArenaMemory, clock: Clock) {
     this.arena = new ArenaWriter(memory)
     this.#clock = clock
-    this.#slots = new ArenaSlots(this.arena, clock, number => this.#numbers.release([number]))
+    this.#slots = new ArenaSlots(this.arena, clock, number => this.#numbers.drop(number))
   }
 
-  /** Numbers for the chunks of a snapshot that opens. @throws NO_SPACE */
-  hold(chunks: IdentityColumns): Uint32Array {
-    return this.#numbers.hold(chunks)
+  /** Numbers for the chunks of a snapshot that opens. @throws NO_SPACE, or the signal's reason */
+  hold(chunks: IdentityColumns, signal: AbortSignal): Promise<Uint32Array> {
+    return this.#numbers.hold(chunks, signal)
   }
 
-  release(numbers: Uint32Array): void {
-    this.#numbers.release(numbers)
+  /** Settles when the numbers may mean other chunks. */
+  release(numbers: Uint32Array): Promise<void> {
+    return this.#numbers.release(numbers)
   }
 
   /** `chunk` is only called on a miss. */
@@ -101,7 +102,7 @@ export class OpenedChunks {
         options,
       )
     } catch (error) {
-      this.#numbers.release([number])
+      this.#numbers.drop(number)
       throw error
     } finally {
       this.#sources.delete(number)

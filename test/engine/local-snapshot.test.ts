@@ -19,12 +19,12 @@ const COLUMNS = {
 const PLATFORM: Owner = { tenant: '', restore: '' }
 const ACME: Owner = { tenant: 'acme', restore: 'r1' }
 
-function snapshots() {
+async function snapshots() {
   const asked: (Owner | undefined)[] = []
   const held: Uint32Array[] = []
   const released: Uint32Array[] = []
   const chunks = {
-    hold: () => {
+    hold: async () => {
       held.push(new Uint32Array(2))
       return held.at(-1)
     },
@@ -37,13 +37,14 @@ function snapshots() {
   const table = new SnapshotTable()
   const parts = { chunks, source: {} as SealedSource, snapshots: table }
   const siblings = new Set<HeldSnapshot>()
-  const snapshot = new LocalSnapshot(parts, new Lifetime('the store'), new HeldChunks(chunks, COLUMNS, ROOT), PLATFORM, siblings)
+  const life = new Lifetime('the store')
+  const snapshot = new LocalSnapshot(parts, life, await HeldChunks.hold(chunks, COLUMNS, ROOT, life.signal), PLATFORM, siblings)
   return { table, snapshot, siblings, asked, held, released }
 }
 
 describe('handles of a snapshot', () => {
   it('say on whose behalf a chunk is wanted, whichever way the want comes', async () => {
-    const { table, snapshot, asked } = snapshots()
+    const { table, snapshot, asked } = await snapshots()
     const lent = await snapshot.lend(ACME)
     await table.want(snapshot.handle, 0, {})
     await table.want(lent.handle, 1, {})
@@ -52,7 +53,7 @@ describe('handles of a snapshot', () => {
   })
 
   it('share one set of numbers, which the last of them gives back, once', async () => {
-    const { table, snapshot, siblings, held, released } = snapshots()
+    const { table, snapshot, siblings, held, released } = await snapshots()
     const lent = await Promise.all(Array.from({ length: 200 }, () => snapshot.lend(ACME)))
     expect(held).toHaveLength(1)
     snapshot.release()
