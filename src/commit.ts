@@ -11,7 +11,7 @@ import { DiffFile } from './changes/diff-file.ts'
 import { layeredChanges } from './changes/layered.ts'
 import type { ImageChanges } from './changes.ts'
 import type { Layer } from './keys.ts'
-import type { ImageSource, PushOptions } from './push.ts'
+import type { ImageSource, PushOptions, PushSpec } from './push.ts'
 
 export interface CommitOptions extends PushOptions {
   /** The VMM's diff file of each image that was served by userfaultfd; of others that a VMM wrote to itself too. */
@@ -26,6 +26,9 @@ export interface CommitOptions extends PushOptions {
   /** Default: the parent's. */
   readonly tenant?: string | undefined
 }
+
+/** A child of the restore's snapshot; what it does not say is the snapshot's. */
+export interface ChildSpec extends Pick<PushSpec, 'images' | 'labels'>, Pick<CommitOptions, 'layer' | 'tenant' | 'tag'> {}
 
 /** How an image of the restore stands. */
 export interface CommittedImage {

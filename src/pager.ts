@@ -68,6 +68,17 @@ export interface FrontEnd {
   close(): void
 }
 
+/**
+ * What the guest wrote to pages [page, page + count) is lost: it had been told that it was written, and the overlay could not take it. Whoever reads them gets an error, and the
+ * restore cannot be committed any more.
+ */
+export interface DamagedPages {
+  readonly page: number
+  readonly count: number
+  /** Why; undefined: a bug. */
+  readonly code: ErrorCode | undefined
+}
+
 /** Plain data that says what to serve; posted to the pager. `kind` chooses who does. */
 export interface FrontEndSpec {
   readonly kind: string
@@ -131,6 +142,10 @@ export interface ServedImage {
   readonly sizeBytes: number
   readonly pageCount: number
   readonly isWritable: boolean
+  /** Whether something that was written to it was lost (`lose`). */
+  readonly isDamaged: boolean
+  /** Pages of the snapshot's image that are not zero. */
+  readonly dataPages: number
 
   /**
    * Reads bytes [offset, offset + sizeBytes), which lie within the image; at most TRANSFER_BYTES_MAX. Calls back before it returns if everything is in memory, later otherwise;
@@ -139,15 +154,18 @@ export interface ServedImage {
   read(offset: number, sizeBytes: number, callbacks: ReadCallbacks): void
   /** Writes bytes to the overlay, within the image; at most TRANSFER_BYTES_MAX. `bytes` may be reused when this returns. Calls back as `read` does. */
   write(offset: number, bytes: Uint8Array, callbacks: WriteCallbacks): void
-  /** Makes bytes [offset, offset + sizeBytes) zero, any number of them. */
+  /** Makes bytes [offset, offset + sizeBytes) zero, any number of them: of many, in several turns of the loop. */
   zero(offset: number, sizeBytes: number, callbacks: WriteCallbacks): void
+  /**
+   * A write failed of which its writer was told before that it was done. What lies in its pages is nobody's any more: to read it is CORRUPT, until all of a page is written again, and
+   * the image cannot be committed.
+   */
+  lose(offset: number, sizeBytes: number): void
   /** Takes reads and writes of these callbacks back, and wants of this waiter: they are not called any more. A write may be done or not. */
   cancel(who: ReadCallbacks | WriteCallbacks | ChunkWaiter): void
 
   /** What begins at `page`, to at most the image's end. A page of zeros within a chunk counts as data. */
   stretch(page: number): Stretch
-  /** Pages that are not zeros, as `stretch` tells. */
-  countDataPages(): number
 
   /** For pages without an overlay (userfaultfd): where they lie, and their slots. */
   readonly reader: ImageReader

@@ -4,7 +4,7 @@
  * Its front ends are served by one pager (pager.ts). Closing it ends them, and removes the overlay unless it is kept.
  */
 import { randomBytes, randomUUID } from 'node:crypto'
-import { type CommitOptions, commitSources } from './commit.ts'
+import { type ChildSpec, type CommitOptions, commitSources } from './commit.ts'
 import type { Engine, HeldSnapshot } from './engine.ts'
 import { type ErrorCode, ThawError } from './errors.ts'
 import type { ImageKind } from './manifest.ts'
@@ -13,8 +13,8 @@ import { Overlay, type OverlayFigures, type OverlayOptions } from './overlay.ts'
 import { allocateFigures, readFigures, type ServedFigures } from './pager/figures.ts'
 import { mainImages } from './pager/main-images.ts'
 import type { PagerHandle, Pagers } from './pager/threads.ts'
-import { type FrontEndEvent, type FrontEndSpec, PAGE_DEADLINE_MS, type PagedImage, type ServedImage } from './pager.ts'
-import type { PushOptions, PushSpec } from './push.ts'
+import { type DamagedPages, type FrontEndEvent, type FrontEndSpec, PAGE_DEADLINE_MS, type PagedImage, type ServedImage } from './pager.ts'
+import type { PushOptions } from './push.ts'
 import type { SharedImage } from './reader.ts'
 import type { PushResult } from './snapshot-store/contract.ts'
 import { makeOwnFolder } from './util/own-folder.ts'
@@ -45,9 +45,6 @@ export interface RestoreSource {
   readonly onClose: (restore: Restore) => void
 }
 
-/** A child of the restore's snapshot; what it does not say is the snapshot's. */
-export interface ChildSpec extends Pick<PushSpec, 'images' | 'labels'>, Pick<CommitOptions, 'layer' | 'tenant' | 'tag'> {}
-
 export type FrontEndKind = 'fuse' | 'nbd' | 'uffd'
 
 /** What happens in a restore. `path` is the socket or the mount; `image` is undefined for a mount, which has them all. */
@@ -63,6 +60,7 @@ export type RestoreEvent = { readonly frontEnd: FrontEndKind; readonly path: str
       readonly page: number
       readonly code: ErrorCode | undefined
     }
+  | (DamagedPages & { readonly kind: 'damaged' })
   | /** The VMM was killed: better than a wrong page. */ { readonly kind: 'killed'; readonly pid: number; readonly reason: string }
   | /** The front end has ended. */ { readonly kind: 'closed'; readonly reason: string }
 )

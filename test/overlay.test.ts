@@ -10,7 +10,8 @@ import fc from 'fast-check'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { PAGE_BYTES, pageCount } from '../src/chunk.ts'
 import type { ChangedPages } from '../src/index.ts'
-import { ImageOverlay, PAGE_STATE, type SharedOverlay } from '../src/overlay/image-overlay.ts'
+import { ImageOverlay, type SharedOverlay } from '../src/overlay/image-overlay.ts'
+import { PAGE_STATE } from '../src/overlay/page-states.ts'
 import { Overlay, type OverlayOptions } from '../src/overlay.ts'
 import { loadNative } from '../src/util/native.ts'
 import { codeOf, codeOfAsync } from './code-of.ts'
@@ -157,6 +158,18 @@ describe('an image', () => {
     expect(await codeOfAsync(() => overlay.image('nothing', { written: true }))).toBe('RangeError')
   })
 
+  it('becomes zero a bounded number of pages at a time, fewer where there is disk to give back', async () => {
+    const pages = 2 ** 19
+    await using overlay = await create({ images: [{ name: 'rootfs', sizeBytes: pages * PAGE_BYTES }] })
+    const image = new ImageOverlay(await overlay.image('rootfs', { written: true }), await loadNative('the test'))
+    image.write(9, page(1, 3000 * PAGE_BYTES))
+    const steps: number[] = []
+    for (let at = 0; at < pages; at += steps.at(-1)!) steps.push(image.zero(at, pages - at))
+    expect(steps).toEqual([9 + 2 ** 11, 2 ** 18, 2 ** 18 - 9 - 2 ** 11])
+    expect(image.run(0, pages)).toBe(pages)
+    expect(overlay.figures()).toMatchObject({ writtenPages: 0, zeroPages: pages })
+  })
+
   it('that somebody cut is CORRUPT, never zeros', async () => {
     await using overlay = await create()
     const image = new ImageOverlay(await overlay.image('rootfs', { written: true }))
@@ -172,25 +185,31 @@ describe('changes', () => {
     expect(overlay.changes('rootfs')).toBeUndefined()
     const shared = await overlay.image('rootfs', { written: true })
     const image = new ImageOverlay(shared)
-    const changes = overlay.changes('rootfs')!
     image.write(0, page(1))
+    const changes = overlay.changes('rootfs')!
     expect([...changes.stretches()]).toEqual([{ kind: 'file', page: 0, count: 1, fd: shared.fd, offset: 0 }])
     changes.checkUnchanged()
     image.write(0, page(2))
     expect(codeOf(() => changes.checkUnchanged())).toBe('CONFLICT')
     expect([...changes.stretches()]).toHaveLength(1)
-    changes.checkUnchanged()
+    expect(codeOf(() => changes.checkUnchanged())).toBe('CONFLICT')
+    const next = overlay.changes('rootfs')!
+    next.checkUnchanged()
     image.zero(7, 1)
+    expect(codeOf(() => next.checkUnchanged())).toBe('CONFLICT')
     expect(codeOf(() => changes.checkUnchanged())).toBe('CONFLICT')
   })
 
   it('while a write is under way are CONFLICT', async () => {
     await using overlay = await create()
     const shared = await overlay.image('rootfs', { written: true })
-    Atomics.add(new Int32Array(shared.counts), 0, 1)
+    const image = new ImageOverlay(shared)
+    image.beginChange()
     const changes = overlay.changes('rootfs')!
-    expect([...changes.stretches()]).toEqual([])
     expect(codeOf(() => changes.checkUnchanged())).toBe('CONFLICT')
+    image.endChange()
+    expect(codeOf(() => changes.checkUnchanged())).toBe('CONFLICT')
+    overlay.changes('rootfs')!.checkUnchanged()
   })
 })
 

@@ -50,7 +50,7 @@ const MAY_IMPORT: Readonly<Record<string, string>> = {
   snapshot: 'engine errors find keys manifest pager pull reader restore',
   'open-cache': 'cache engine errors pager stats util',
   'snapshot-store':
-    'diff engine errors find identity inspect keys layout manifest names open-cache push refs restore root seal snapshot stats store tag verify warm',
+    'commit diff engine errors find identity inspect keys layout manifest names open-cache push refs restore root seal snapshot stats store tag verify warm',
   exec: 'errors util',
   guard: 'errors util',
   frontend: 'arena chunk errors guard pagemap pager reader restore util',

@@ -37,7 +37,7 @@ export class RestoreEvents {
   }
 }
 
-const BAD: readonly RestoreEvent['kind'][] = ['corrupt', 'unreadable', 'killed']
+const BAD: readonly RestoreEvent['kind'][] = ['corrupt', 'unreadable', 'damaged', 'killed']
 
 function wordsOf(event: RestoreEvent): string {
   switch (event.kind) {
@@ -51,6 +51,8 @@ function wordsOf(event: RestoreEvent): string {
       return `page ${event.page} of ${event.image} is not in the store as it was stored: \`thaw verify\` shows what else is bad`
     case 'unreadable':
       return `page ${event.page} of ${event.image} cannot be had: ${event.code ?? 'an unexpected failure'}`
+    case 'damaged':
+      return `${event.count} pages of ${event.image} from page ${event.page} on were written and are lost (${event.code ?? 'an unexpected failure'}): this restore cannot be committed any more`
     case 'killed':
       return `killed process ${event.pid}: ${event.reason}`
     case 'closed':

@@ -170,7 +170,8 @@ export class Mount implements AsyncDisposable {
     else if (event.kind === 'unreadable') {
       const { image, page, code } = event
       this.#emit({ kind: code === 'CORRUPT' ? 'corrupt' : 'unreadable', image, page, code })
-    } else if (event.kind === 'unmounted') void this.#finish({ reason: 'unmounted' })
+    } else if (event.kind === 'damaged') this.#emit(event)
+    else if (event.kind === 'unmounted') void this.#finish({ reason: 'unmounted' })
     else void this.#finish({ reason: 'failed', error: new Error(event.reason) })
   }
 

@@ -5,8 +5,8 @@
  * Invariants
  * - One thread writes, any thread reads.
  * - A page is `written` only once its bytes are in the file. A write that fails leaves the pages and their states as they were.
- * - Writes are counted twice, before and after, so the count is odd while one is under way: who reads all of it on another thread (overlay.ts, for a commit) sees both that something was written
- *   meanwhile and that something is being written.
+ * - A page is `lost` if its writer was told that it was written, and its bytes are gone. Only a write of all of it, or zeroing it, ends that; that the image lost a page stays known.
+ * - Changes are counted when they begin, and those under way are counted too: who reads all of it on another thread (a commit) sees that something was changed meanwhile, or is being changed.
  * - The budget is one for all images of a restore: pages that are `written`.
  *
  * Not by mmap: a full disk would be a SIGBUS for the process in place of an error for one write. Nothing is synced: what a guest flushes has to outlive the guest, not the machine, since the
@@ -17,16 +17,18 @@ import { readSync, writeSync } from 'node:fs'
 import { PAGE_BYTES, pageCount } from '../chunk.ts'
 import { fromErrno, ThawError } from '../errors.ts'
 import type { Native } from '../util/native.ts'
-
-/** What a page of an image is: the parent's, in the file, or zero. A byte a page. */
-export const PAGE_STATE = { parent: 0, written: 1, zero: 2 } as const
+import { PAGE_STATE, PageStates } from './page-states.ts'
 
 /** i32 in `SharedOverlay.counts`. */
 export const COUNT = {
-  /** Wraps. Odd: a change is under way. */
+  /** Changes that were begun. Wraps. */
   changes: 0,
-  writtenPages: 1,
-  zeroPages: 2,
+  /** Changes that were begun and have not ended. */
+  underWay: 1,
+  writtenPages: 2,
+  zeroPages: 3,
+  /** 0: none was ever lost. Else one more than the first page that was. */
+  firstLost: 4,
 } as const
 export const COUNTS: number = Object.keys(COUNT).length
 
@@ -50,6 +52,10 @@ export interface SharedOverlay {
   readonly budget: SharedArrayBuffer
 }
 
+/** One step of `zero`: pages whose states are set, and of those the ones whose disk is given back. A step is to take less than 1 ms. */
+const ZERO_PAGES_MAX = 2 ** 18
+const PUNCHED_PAGES_MAX = 2 ** 11
+
 /** <linux/falloc.h>: FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE. */
 const PUNCH_HOLE = 0x01 | 0x02
 
@@ -57,7 +63,7 @@ export class ImageOverlay {
   readonly sizeBytes: number
   readonly #name: string
   readonly #fd: number
-  readonly #states: Uint8Array
+  readonly #states: PageStates
   readonly #counts: Int32Array
   readonly #budget: Int32Array
   readonly #native: Pick<Native, 'fallocate'> | undefined
@@ -67,7 +73,7 @@ export class ImageOverlay {
     this.sizeBytes = shared.sizeBytes
     this.#name = shared.name
     this.#fd = shared.fd
-    this.#states = new Uint8Array(shared.states)
+    this.#states = new PageStates(shared.states)
     this.#counts = new Int32Array(shared.counts)
     this.#budget = new Int32Array(shared.budget)
     this.#native = native
@@ -75,16 +81,17 @@ export class ImageOverlay {
 
   /** A PAGE_STATE. */
   stateOf(page: number): number {
-    return this.#states[page]!
+    return this.#states.bytes[page]!
   }
 
   /** How many pages from `page` on, which is before `end`, have the state of `page`: at most up to `end`, exclusive. */
   run(page: number, end: number): number {
-    const states = this.#states
-    const state = states[page]
-    let next = page + 1
-    while (next < end && states[next] === state) next++
-    return next - page
+    return this.#states.run(page, end)
+  }
+
+  /** Whether a page of it was ever lost. */
+  get isDamaged(): boolean {
+    return Atomics.load(this.#counts, COUNT.firstLost) !== 0
   }
 
   /**
@@ -110,9 +117,9 @@ export class ImageOverlay {
     const offset = page * PAGE_BYTES
     assert(this.#fd >= 0 && count > 0 && page >= 0)
     assert(offset + bytes.length === this.sizeBytes || (bytes.length % PAGE_BYTES === 0 && offset + bytes.length < this.sizeBytes))
-    const fresh = count - this.#countOf(PAGE_STATE.written, page, count)
+    const fresh = count - this.#states.countOf(PAGE_STATE.written, page, page + count)
     this.#charge(fresh)
-    this.#beginChange()
+    this.beginChange()
     try {
       this.#writeFreshFirst(page, count, bytes, fresh)
       if (fresh > 0) this.#setState(page, count, PAGE_STATE.written)
@@ -121,21 +128,51 @@ export class ImageOverlay {
       if (fresh > 0) this.#punchFresh(page, count)
       throw fromErrno(error, 'cannot write to the overlay', this.#name)
     } finally {
-      this.#endChange()
+      this.endChange()
     }
   }
 
-  /** Pages [page, page + count) become zero; what they had of the budget, and of the disk if that can be, is given back. */
-  zero(page: number, count: number): void {
-    assert(page >= 0 && count >= 0 && page + count <= this.#states.length)
-    const written = this.#countOf(PAGE_STATE.written, page, count)
-    this.#beginChange()
+  /**
+   * Pages [page, page + count) become zero, the first of them at least; what they had of the budget, and of the disk if that can be, is given back.
+   * @returns how many did: a bounded amount of work
+   */
+  zero(page: number, count: number): number {
+    assert(page >= 0 && count > 0 && page + count <= this.#states.bytes.length)
+    const done = this.#zeroStep(page, count)
+    this.#drop(page, done, PAGE_STATE.zero)
+    return done
+  }
+
+  #zeroStep(page: number, count: number): number {
+    const end = page + Math.min(count, ZERO_PAGES_MAX)
+    let written = 0
+    for (let at = page; at < end; ) {
+      const pages = this.run(at, end)
+      if (this.stateOf(at) === PAGE_STATE.written) {
+        if (written + pages >= PUNCHED_PAGES_MAX) return at + PUNCHED_PAGES_MAX - written - page
+        written += pages
+      }
+      at += pages
+    }
+    return end - page
+  }
+
+  /** Pages [page, page + count) are lost: whoever wrote them was told that they were written, and they could not be. */
+  lose(page: number, count: number): void {
+    Atomics.compareExchange(this.#counts, COUNT.firstLost, 0, page + 1)
+    this.#drop(page, count, PAGE_STATE.lost)
+  }
+
+  /** What these pages have in the file is not theirs any more. */
+  #drop(page: number, count: number, state: number): void {
+    const written = this.#states.countOf(PAGE_STATE.written, page, page + count)
+    this.beginChange()
     try {
-      this.#setState(page, count, PAGE_STATE.zero)
+      this.#setState(page, count, state)
       this.#charge(-written)
       if (written > 0) this.#punch(page, count)
     } finally {
-      this.#endChange()
+      this.endChange()
     }
   }
 
@@ -155,7 +192,7 @@ export class ImageOverlay {
       const next = at + this.run(at, end)
       const from = (at - page) * PAGE_BYTES
       const to = Math.min((next - page) * PAGE_BYTES, bytes.length)
-      if ((this.#states[at] !== PAGE_STATE.written) === fresh) this.#writeAt(at * PAGE_BYTES, bytes, from, to)
+      if ((this.stateOf(at) !== PAGE_STATE.written) === fresh) this.#writeAt(at * PAGE_BYTES, bytes, from, to)
       at = next
     }
   }
@@ -176,7 +213,7 @@ export class ImageOverlay {
   #punchFresh(page: number, count: number): void {
     for (let at = page; at < page + count; ) {
       const pages = this.run(at, page + count)
-      if (this.#states[at] !== PAGE_STATE.written) this.#punch(at, pages)
+      if (this.stateOf(at) !== PAGE_STATE.written) this.#punch(at, pages)
       at += pages
     }
   }
@@ -186,16 +223,10 @@ export class ImageOverlay {
     this.#native?.fallocate(this.#fd, PUNCH_HOLE, page * PAGE_BYTES, count * PAGE_BYTES)
   }
 
-  #countOf(state: number, page: number, count: number): number {
-    let found = 0
-    for (let at = page; at < page + count; at++) if (this.#states[at] === state) found++
-    return found
-  }
-
   #setState(page: number, count: number, state: number): void {
-    const written = this.#countOf(PAGE_STATE.written, page, count)
-    const zero = this.#countOf(PAGE_STATE.zero, page, count)
-    this.#states.fill(state, page, page + count)
+    const written = this.#states.countOf(PAGE_STATE.written, page, page + count)
+    const zero = this.#states.countOf(PAGE_STATE.zero, page, page + count)
+    this.#states.bytes.fill(state, page, page + count)
     Atomics.add(this.#counts, COUNT.writtenPages, (state === PAGE_STATE.written ? count : 0) - written)
     Atomics.add(this.#counts, COUNT.zeroPages, (state === PAGE_STATE.zero ? count : 0) - zero)
   }
@@ -209,11 +240,13 @@ export class ImageOverlay {
     throw new ThawError('NO_SPACE', message, { object: this.#name })
   }
 
-  #beginChange(): void {
+  /** A change is under way until `endChange`: for those that take several turns. */
+  beginChange(): void {
+    Atomics.add(this.#counts, COUNT.underWay, 1)
     Atomics.add(this.#counts, COUNT.changes, 1)
   }
 
-  #endChange(): void {
-    Atomics.add(this.#counts, COUNT.changes, 1)
+  endChange(): void {
+    Atomics.sub(this.#counts, COUNT.underWay, 1)
   }
 }

@@ -5,7 +5,8 @@ import type { Arena } from '../arena.ts'
 import type { Engine, HeldSnapshot } from '../engine.ts'
 import { type ErrorCode, isThawError } from '../errors.ts'
 import type { ChunkWaiter, PagedImage, ServedImage } from '../pager.ts'
-import { ImageSurroundings, LiveImage } from './served-image.ts'
+import { LiveImage } from './served-image.ts'
+import { ImageSurroundings } from './surroundings.ts'
 import { Telling, type Wants } from './wants.ts'
 
 /** Before a chunk that the store could not give is asked for again. */
@@ -76,6 +77,6 @@ export function mainImages(
   images: readonly PagedImage[],
   deadlineMs: number,
 ): Map<string, ServedImage> {
-  const around = new ImageSurroundings(new PromiseWants(engine, held), undefined)
+  const around = new ImageSurroundings(new PromiseWants(engine, held), undefined, setImmediate)
   return new Map(images.map(image => [image.name, new LiveImage(image, around, deadlineMs)]))
 }

@@ -15,7 +15,7 @@ const CHUNKS_AT_ONCE = 8
 export interface ParkingImage {
   readonly staging: Staging
   readonly counters: ImageCounters
-  readonly parked: Set<ParkedRead | ParkedWrite>
+  readonly parked: Set<ParkedRead | ParkedWrite | ParkedZero>
   /** Copies what begins at `at`, up to a piece's end and at most to `end`, to `offset` of `target`; or says which chunk is missing for it. The object is the image's. */
   copyPiece(at: number, end: number, target: Buffer, offset: number): { readonly missing: number; readonly until: number }
   /** A chunk has come: copies what of [offset, end) lies in it, and anew what was written meanwhile. */
@@ -24,6 +24,12 @@ export interface ParkingImage {
   giveGathered(memory: PlacedMemory, sizeBytes: number, callbacks: ReadCallbacks): void
   /** Writes part of one page over what is there. @returns the chunk that is missing for that, or -1: done */
   tryWritePart(offset: number, bytes: Uint8Array): number
+  /** Makes pages [from, to) zero, a bounded number of them. @returns where the others begin */
+  zeroOn(from: number, to: number): number
+  /** A write or zeroing that waited is over. */
+  changeEnded(): void
+  /** Calls back in a later turn. */
+  later(callback: () => void): void
   /** Runs it; the ThawError that it threw, if it did. */
   failureOf(work: () => void): { readonly code: ErrorCode } | undefined
   want(chunk: number, waiter: ChunkWaiter): void
@@ -143,24 +149,34 @@ export class ParkedWrite implements ChunkWaiter {
     this.callbacks = callbacks
   }
 
-  /** Writes what can be; wants what is missing for the next. */
   begin(): void {
+    let isDone = false
+    const failure = this.#image.failureOf(() => {
+      isDone = this.#writeOn()
+    })
+    if (failure !== undefined) this.#fail(failure.code)
+    else if (isDone) {
+      this.cancel()
+      this.callbacks.onWritten()
+    }
+  }
+
+  /** Writes what can be, and wants what is missing for the next. @returns whether all is written */
+  #writeOn(): boolean {
     for (let part = this.#parts[0]; part !== undefined; part = this.#parts[0]) {
       const missing = this.#image.tryWritePart(part.offset, part.bytes)
       if (missing >= 0) {
         this.#image.want(missing, this)
-        return
+        return false
       }
       this.#parts.shift()
     }
-    this.cancel()
-    this.callbacks.onWritten()
+    return true
   }
 
   onChunk(_chunk: number, _slot: number, tier: Tier): void {
     this.#image.counters.chunk(tier)
-    const failure = this.#image.failureOf(() => this.begin())
-    if (failure !== undefined) this.#fail(failure.code)
+    this.begin()
   }
 
   onChunkFailed(_chunk: number, code: ErrorCode | undefined): void {
@@ -175,7 +191,51 @@ export class ParkedWrite implements ChunkWaiter {
 
   /** Ends it without an answer. */
   cancel(): void {
-    this.#image.parked.delete(this)
+    if (!this.#image.parked.delete(this)) return
     this.#image.forget(this)
+    this.#image.changeEnded()
+  }
+}
+
+/** Pages that become zero in several turns: others must not wait for it. Parts of pages that wait are written behind them. */
+export class ParkedZero {
+  readonly callbacks: WriteCallbacks
+  readonly #image: ParkingImage
+  readonly #pages: { from: number; readonly to: number; readonly parts: PagePart[] }
+
+  constructor(image: ParkingImage, pages: { from: number; readonly to: number; readonly parts: PagePart[] }, callbacks: WriteCallbacks) {
+    this.#image = image
+    this.#pages = pages
+    this.callbacks = callbacks
+  }
+
+  begin(): void {
+    this.#image.later(this.#step)
+  }
+
+  readonly #step = (): void => {
+    const { parked } = this.#image
+    if (!parked.has(this)) return
+    const pages = this.#pages
+    pages.from = this.#image.zeroOn(pages.from, pages.to)
+    if (pages.from < pages.to) this.#image.later(this.#step)
+    else this.#end(pages.parts)
+  }
+
+  #end(parts: PagePart[]): void {
+    if (parts.length > 0) {
+      const rest = new ParkedWrite(this.#image, parts, this.callbacks)
+      this.#image.parked.delete(this)
+      this.#image.parked.add(rest)
+      rest.begin()
+    } else {
+      this.cancel()
+      this.callbacks.onWritten()
+    }
+  }
+
+  /** Ends it without an answer. */
+  cancel(): void {
+    if (this.#image.parked.delete(this)) this.#image.changeEnded()
   }
 }

@@ -3,82 +3,23 @@
  *
  * The same code serves on a pager's thread, where chunks come by a line, and on a thread with an event loop (main-images.ts), where they come by promises.
  */
-import { ABSENT, type Arena } from '../arena.ts'
+import { ABSENT } from '../arena.ts'
 import { PAGE_BYTES } from '../chunk.ts'
-import { type ErrorCode, isThawError, type Tier } from '../errors.ts'
+import { type ErrorCode, isThawError, ThawError, type Tier } from '../errors.ts'
 import type { ImageKind } from '../manifest.ts'
-import { ImageOverlay, PAGE_STATE, type SharedOverlay } from '../overlay/image-overlay.ts'
+import { ImageOverlay, type SharedOverlay } from '../overlay/image-overlay.ts'
+import { PAGE_STATE } from '../overlay/page-states.ts'
 import { ZERO } from '../pagemap.ts'
-import {
-  type ChunkWaiter,
-  type PagedImage,
-  type ReadCallbacks,
-  type ServedImage,
-  type Stretch,
-  TRANSFER_BYTES_MAX,
-  type WriteCallbacks,
-} from '../pager.ts'
+import type { ChunkWaiter, PagedImage, ReadCallbacks, ServedImage, Stretch, WriteCallbacks } from '../pager.ts'
 import { ImageReader } from '../reader.ts'
-import type { Native } from '../util/native.ts'
 import { ImageCounters } from './figures.ts'
-import { GatheredBytes, type PlacedMemory, placed } from './gathered.ts'
-import { type PagePart, ParkedRead, ParkedWrite, type ParkingImage } from './parked.ts'
-import { Staging } from './staging.ts'
-import type { Wants } from './wants.ts'
+import type { GatheredBytes, PlacedMemory } from './gathered.ts'
+import { type PagePart, ParkedRead, ParkedWrite, ParkedZero, type ParkingImage } from './parked.ts'
+import type { Staging } from './staging.ts'
+import type { ImageSurroundings } from './surroundings.ts'
 
-/** Pages of a transfer that does not begin at one: the most pieces it can have. */
-const PIECES_MAX = TRANSFER_BYTES_MAX / PAGE_BYTES + 1
-
-/** What the images of one pager share. */
-export class ImageSurroundings {
-  readonly wants: Wants
-  readonly arena: Arena
-  readonly staging: Staging
-  readonly zeros: PlacedMemory
-  /** A page that is put together to be written. */
-  readonly page: Buffer = Buffer.alloc(PAGE_BYTES)
-  readonly native: Native | undefined
-  /** Address of each segment of the arena. */
-  readonly #segments: readonly PlacedMemory[]
-  readonly #gathered: GatheredBytes[] = []
-
-  constructor(wants: Wants, native: Native | undefined) {
-    this.wants = wants
-    this.arena = wants.arena
-    this.native = native
-    this.staging = new Staging(native)
-    this.zeros = placed(Buffer.from(new ArrayBuffer(TRANSFER_BYTES_MAX)), native)
-    this.#segments = this.arena.segments.map(segment => placed(segment, native))
-  }
-
-  segmentOf(slot: number): PlacedMemory {
-    return this.#segments[this.arena.segmentOf(slot)]!
-  }
-
-  takeGathered(): GatheredBytes {
-    return this.#gathered.pop() ?? new GatheredBytes(this.arena, PIECES_MAX)
-  }
-
-  giveBackGathered(gathered: GatheredBytes): void {
-    gathered.release()
-    this.#gathered.push(gathered)
-  }
-
-  /** Memory for bytes of an overlay that a read copies; made when a restore first writes. */
-  #copied: PlacedMemory | undefined
-  get copied(): PlacedMemory {
-    this.#copied ??= placed(Buffer.from(new ArrayBuffer(TRANSFER_BYTES_MAX)), this.native)
-    return this.#copied
-  }
-}
-
-/** How a stretch of bytes is changed. */
-interface Change {
-  /** Whole pages, but for the image's last: bytes [from, to), which begin with `page`. */
-  pages(page: number, from: number, to: number): void
-  /** The new bytes of part of a page. */
-  part(from: number, to: number): Uint8Array
-}
+/** Pages whose states one `stretch` looks at: 0.02 ms. */
+const STRETCH_PAGES_MAX = 2 ** 16
 
 /** What `copyPiece` did. One object an image. */
 interface CopiedPiece {
@@ -88,6 +29,8 @@ interface CopiedPiece {
   until: number
 }
 
+type Parked = ParkedRead | ParkedWrite | ParkedZero
+
 export class LiveImage implements ServedImage, ParkingImage {
   readonly name: string
   readonly kind: ImageKind
@@ -96,11 +39,12 @@ export class LiveImage implements ServedImage, ParkingImage {
   readonly reader: ImageReader
   readonly counters: ImageCounters
   /** Requests that wait. */
-  readonly parked: Set<ParkedRead | ParkedWrite> = new Set()
+  readonly parked: Set<Parked> = new Set()
   readonly #around: ImageSurroundings
   readonly #image: PagedImage['image']
   #overlay: ImageOverlay | undefined
   #isWritable = false
+  #dataPages: number | undefined
   readonly #deadlineMs: number
   readonly #stretch: Stretch = { isZero: false, pages: 0 }
   readonly #piece: CopiedPiece = { missing: -1, until: 0 }
@@ -128,6 +72,10 @@ export class LiveImage implements ServedImage, ParkingImage {
     return this.#isWritable
   }
 
+  get isDamaged(): boolean {
+    return this.#overlay?.isDamaged ?? false
+  }
+
   get staging(): Staging {
     return this.#around.staging
   }
@@ -153,7 +101,7 @@ export class LiveImage implements ServedImage, ParkingImage {
     if (!isThere) this.#park(new ParkedRead(this, offset, sizeBytes, callbacks))
   }
 
-  #park(request: ParkedRead | ParkedWrite): void {
+  #park(request: Parked): void {
     this.parked.add(request)
     request.begin()
   }
@@ -164,7 +112,7 @@ export class LiveImage implements ServedImage, ParkingImage {
     for (let at = offset; at < end; ) {
       const page = Math.floor(at / PAGE_BYTES)
       const { chunk, first, count } = this.reader.locate(page)
-      const state = this.#stateOf(page)
+      const state = this.#readableState(page)
       const pages = this.#overlay === undefined ? count : this.#overlay.run(page, Math.min(page + count, Math.ceil(end / PAGE_BYTES)))
       const until = Math.min((page + pages) * PAGE_BYTES, end)
       if (state === PAGE_STATE.written) {
@@ -187,7 +135,7 @@ export class LiveImage implements ServedImage, ParkingImage {
   copyPiece(at: number, end: number, target: Buffer, offset: number): CopiedPiece {
     const page = Math.floor(at / PAGE_BYTES)
     const { chunk, first, count } = this.reader.locate(page)
-    const state = this.#stateOf(page)
+    const state = this.#readableState(page)
     const pages = this.#overlay === undefined ? count : this.#overlay.run(page, Math.min(page + count, Math.ceil(end / PAGE_BYTES)))
     const until = Math.min((page + pages) * PAGE_BYTES, end)
     this.#piece.missing = -1
@@ -228,51 +176,79 @@ export class LiveImage implements ServedImage, ParkingImage {
   }
 
   write(offset: number, bytes: Uint8Array, callbacks: WriteCallbacks): void {
-    this.#change(offset, bytes.length, callbacks, {
-      pages: (page, from, to) => this.#overlay!.write(page, bytes.subarray(from - offset, to - offset)),
-      part: (from, to) => bytes.subarray(from - offset, to - offset),
+    const { wholeFrom, wholeTo } = this.#wholePages(offset, bytes.length)
+    this.#change(bytes.length, callbacks, parts => {
+      if (wholeTo > wholeFrom) this.#overlay!.write(wholeFrom / PAGE_BYTES, bytes.subarray(wholeFrom - offset, wholeTo - offset))
+      this.#writePart(offset, bytes.subarray(0, wholeFrom - offset), parts)
+      this.#writePart(wholeTo, bytes.subarray(wholeTo - offset), parts)
+      return this.#parkedWrite(parts, callbacks)
     })
   }
 
   zero(offset: number, sizeBytes: number, callbacks: WriteCallbacks): void {
-    this.#change(offset, sizeBytes, callbacks, {
-      pages: (page, from, to) => this.#overlay!.zero(page, Math.ceil((to - from) / PAGE_BYTES)),
-      part: (from, to) => this.#around.zeros.bytes.subarray(0, to - from),
+    const { zeros } = this.#around
+    const { wholeFrom, wholeTo } = this.#wholePages(offset, sizeBytes)
+    this.#change(sizeBytes, callbacks, parts => {
+      this.#writePart(offset, zeros.bytes.subarray(0, wholeFrom - offset), parts)
+      this.#writePart(wholeTo, zeros.bytes.subarray(0, offset + sizeBytes - wholeTo), parts)
+      const [from, to] = wholeTo > wholeFrom ? [wholeFrom / PAGE_BYTES, Math.ceil(wholeTo / PAGE_BYTES)] : [0, 0]
+      const next = this.zeroOn(from, to)
+      return next === to ? this.#parkedWrite(parts, callbacks) : new ParkedZero(this, { from: next, to, parts }, callbacks)
     })
   }
 
-  /** Whole pages at once, then what there is of a first and a last one. */
-  #change(offset: number, sizeBytes: number, callbacks: WriteCallbacks, { pages, part }: Change): void {
+  #parkedWrite(parts: PagePart[], callbacks: WriteCallbacks): ParkedWrite | undefined {
+    return parts.length === 0 ? undefined : new ParkedWrite(this, parts, callbacks)
+  }
+
+  /** The whole pages of a stretch of bytes; the image's last one, which may be short, is one. What is before and behind them is less than a page each. */
+  #wholePages(offset: number, sizeBytes: number): { readonly wholeFrom: number; readonly wholeTo: number } {
+    const end = offset + sizeBytes
+    const wholeFrom = Math.min(Math.ceil(offset / PAGE_BYTES) * PAGE_BYTES, end)
+    return { wholeFrom, wholeTo: end === this.sizeBytes ? end : Math.max(wholeFrom, end - (end % PAGE_BYTES)) }
+  }
+
+  /** @param work does what can be done now; what it returns waits for the rest */
+  #change(sizeBytes: number, callbacks: WriteCallbacks, work: (parts: PagePart[]) => ParkedWrite | ParkedZero | undefined): void {
     if (!this.#isWritable) {
       callbacks.onWriteFailed('DENIED')
       return
     }
-    const end = offset + sizeBytes
-    const first = Math.ceil(offset / PAGE_BYTES)
-    const wholeFrom = Math.min(first * PAGE_BYTES, end)
-    const wholeTo = end === this.sizeBytes ? end : Math.max(wholeFrom, end - (end % PAGE_BYTES))
-    const waiting: PagePart[] = []
-    const writePart = (from: number, to: number): void => {
-      if (from === to) return
-      const bytes = part(from, to)
-      if (this.tryWritePart(from, bytes) >= 0) waiting.push({ offset: from, bytes: Uint8Array.from(bytes) })
-    }
+    let parked: ParkedWrite | ParkedZero | undefined
     const failure = this.failureOf(() => {
-      if (wholeTo > wholeFrom) pages(first, wholeFrom, wholeTo)
-      writePart(offset, wholeFrom)
-      writePart(wholeTo, end)
+      parked = work([])
     })
-    this.#answerWrite(failure, waiting, sizeBytes, callbacks)
-  }
-
-  #answerWrite(failure: { readonly code: ErrorCode } | undefined, parts: PagePart[], sizeBytes: number, callbacks: WriteCallbacks): void {
     if (failure !== undefined) {
       callbacks.onWriteFailed(failure.code)
       return
     }
     this.counters.write(sizeBytes)
-    if (parts.length === 0) callbacks.onWritten()
-    else this.#park(new ParkedWrite(this, parts, callbacks))
+    if (parked === undefined) callbacks.onWritten()
+    else {
+      this.#overlay!.beginChange()
+      this.#park(parked)
+    }
+  }
+
+  changeEnded(): void {
+    this.#overlay!.endChange()
+  }
+
+  zeroOn(from: number, to: number): number {
+    return from < to ? from + this.#overlay!.zero(from, to - from) : to
+  }
+
+  later(callback: () => void): void {
+    this.#around.later(callback)
+  }
+
+  lose(offset: number, sizeBytes: number): void {
+    const first = Math.floor(offset / PAGE_BYTES)
+    this.#overlay!.lose(first, Math.ceil((offset + sizeBytes) / PAGE_BYTES) - first)
+  }
+
+  #writePart(offset: number, bytes: Uint8Array, parts: PagePart[]): void {
+    if (bytes.length > 0 && this.tryWritePart(offset, bytes) >= 0) parts.push({ offset, bytes: Uint8Array.from(bytes) })
   }
 
   tryWritePart(offset: number, bytes: Uint8Array): number {
@@ -305,14 +281,20 @@ export class LiveImage implements ServedImage, ParkingImage {
   stretch(page: number): Stretch {
     const { chunk, count } = this.reader.locate(page)
     const state = this.#stateOf(page)
-    this.#stretch.pages = this.#overlay === undefined ? count : this.#overlay.run(page, page + count)
+    this.#stretch.pages = this.#overlay === undefined ? count : this.#overlay.run(page, page + Math.min(count, STRETCH_PAGES_MAX))
     this.#stretch.isZero = state === PAGE_STATE.zero || (state === PAGE_STATE.parent && chunk === ZERO)
     return this.#stretch
   }
 
-  countDataPages(): number {
+  get dataPages(): number {
+    this.#dataPages ??= this.#countDataPages()
+    return this.#dataPages
+  }
+
+  #countDataPages(): number {
+    const { starts, chunks } = this.#image
     let pages = 0
-    for (let page = 0; page < this.pageCount; page += this.#stretch.pages) if (!this.stretch(page).isZero) pages += this.#stretch.pages
+    for (let run = 0; run < chunks.length; run++) if (chunks[run] !== ZERO) pages += starts[run + 1]! - starts[run]!
     return pages
   }
 
@@ -329,7 +311,7 @@ export class LiveImage implements ServedImage, ParkingImage {
   }
 
   markZero(page: number, count: number): void {
-    this.#overlay?.zero(page, count)
+    for (let at = page; this.#overlay !== undefined && at < page + count; ) at += this.#overlay.zero(at, page + count - at)
   }
 
   countHit(pages: number): void {
@@ -351,6 +333,13 @@ export class LiveImage implements ServedImage, ParkingImage {
 
   countFailure(): void {
     this.counters.failure()
+  }
+
+  /** @throws CORRUPT for a page that was lost */
+  #readableState(page: number): number {
+    const state = this.#stateOf(page)
+    if (state !== PAGE_STATE.lost) return state
+    throw new ThawError('CORRUPT', `what was written to page ${page} of image ${this.name} was lost`, { object: this.name })
   }
 
   #stateOf(page: number): number {

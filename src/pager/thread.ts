@@ -12,7 +12,8 @@ import { failureOf } from '../util/failure.ts'
 import type { Native } from '../util/native.ts'
 import { Loop } from './loop.ts'
 import type { FromPager, PagerInput, ToPager } from './messages.ts'
-import { ImageSurroundings, LiveImage } from './served-image.ts'
+import { LiveImage } from './served-image.ts'
+import { ImageSurroundings } from './surroundings.ts'
 import { LineWants } from './wants.ts'
 
 /** Who serves which kind. */
@@ -41,7 +42,7 @@ export class PagerThread {
     this.#wants = new LineWants(new Arena(arena), line)
     this.#loop = new Loop({ native, source: this.#wants, spinMicroseconds })
     this.#wants.attach(this.#loop)
-    this.#around = new ImageSurroundings(this.#wants, native)
+    this.#around = new ImageSurroundings(this.#wants, native, callback => void this.#loop.after(0, callback))
     this.#loop.watch(
       bellFd,
       bell(bellFd, () => this.#hear()),

@@ -1,6 +1,6 @@
 /** What a commit pushes: a child of the restore's snapshot, which is like it in all that is not said. */
+import type { ChildSpec } from '../commit.ts'
 import type { StoredSnapshot } from '../find.ts'
-import type { ChildSpec } from '../restore.ts'
 import type { StorePushSpec } from './contract.ts'
 
 export function childSpec({ id, manifest }: StoredSnapshot, { layer, tenant, ...spec }: ChildSpec): StorePushSpec {

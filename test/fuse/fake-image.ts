@@ -12,11 +12,15 @@ export interface FakeImage extends ServedImage {
   /** Answers all that wait; with an error if there is a code. */
   answer(code?: ErrorCode): void
   readonly cancelled: unknown[]
+  isDamaged: boolean
+  /** Offsets and lengths of what was lost. */
+  readonly lost: [number, number][]
 }
 
 export function fakeImage(name: string, bytes: Buffer, isWritable = false): FakeImage {
   const waiting = new Map<unknown, (code?: ErrorCode) => void>()
   const cancelled: unknown[] = []
+  const lost: [number, number][] = []
   const stretch: Stretch = { isZero: false, pages: 0 }
   const unused = (): never => assert.fail('not of a file')
   const pageCount = Math.ceil(bytes.length / PAGE_BYTES)
@@ -55,7 +59,15 @@ export function fakeImage(name: string, bytes: Buffer, isWritable = false): Fake
       stretch.pages = 1
       return stretch
     },
-    countDataPages: () => Array.from({ length: pageCount }, (_, page) => page).filter(page => !isZero(page)).length,
+    get dataPages() {
+      return Array.from({ length: pageCount }, (_, page) => page).filter(page => !isZero(page)).length
+    },
+    isDamaged: false,
+    lost,
+    lose(offset, sizeBytes) {
+      lost.push([offset, sizeBytes])
+      image.isDamaged = true
+    },
     answer(code) {
       const all = [...waiting.values()]
       waiting.clear()

@@ -4,7 +4,7 @@ import { beforeEach, describe, expect, it } from 'vitest'
 import { errnoOf } from '../../src/frontend/errno.ts'
 import type { Transport } from '../../src/frontend/fuse/device.ts'
 import { isDying } from '../../src/frontend/fuse/dying.ts'
-import { OPCODE } from '../../src/frontend/fuse/protocol.ts'
+import { OPCODE, WRITE_CACHE } from '../../src/frontend/fuse/protocol.ts'
 import { WAITING_MAX } from '../../src/frontend/fuse/requests.ts'
 import { FuseSession } from '../../src/frontend/fuse/session.ts'
 import { ERRNO } from '../../src/util/native.ts'
@@ -29,6 +29,7 @@ let refusals: number[]
 let later: (() => void)[]
 let roomCount: number
 let unreadable: unknown[]
+let damaged: unknown[]
 
 function take(answer: Buffer): number {
   const refused = refusals.shift()
@@ -57,6 +58,7 @@ beforeEach(() => {
   later = []
   roomCount = 0
   unreadable = []
+  damaged = []
   session = new FuseSession(transport, {
     images: new Map([memory, rootfs].map(image => [image.name, image])),
     look: { uid: 7, gid: 8, readOnlyMode: 0o440, writableMode: 0o640, timeMs: 5250 },
@@ -70,6 +72,7 @@ beforeEach(() => {
     },
     onOpened: () => undefined,
     onUnreadable: (...told) => unreadable.push(told),
+    onDamaged: (...told) => damaged.push(told),
     onRoom: () => void roomCount++,
   })
 })
@@ -183,14 +186,57 @@ describe('a session', () => {
     expect([isDying(process.pid), isDying(0), isDying(2 ** 30)]).toEqual([false, false, false])
   })
 
+  const write = (node: number, offset: number, data: Buffer, { sizeBytes = data.length, flags = 0, unique = 2n } = {}) =>
+    ask(OPCODE.write, node, Buffer.concat([words(0, 0, offset, 0, sizeBytes, flags, 0, 0, 0, 0), data]), unique)
+  const fsync = () => ask(OPCODE.fsync, ROOTFS, words(2, 0))?.errno
+
+  it('loses what the kernel had collected and cannot be written, and says so for good', () => {
+    rootfs.isHeld = true
+    write(ROOTFS, 4096, Buffer.alloc(8192), { flags: WRITE_CACHE })
+    rootfs.answer('NO_SPACE')
+    expect(answers.pop()?.errno).toBe(ERRNO.ENOSPC)
+    expect(rootfs.lost).toEqual([[4096, 8192]])
+    expect(damaged).toEqual([['rootfs', 1, 2, 'NO_SPACE']])
+    expect([fsync(), fsync()]).toEqual([ERRNO.EIO, ERRNO.EIO])
+  })
+
+  it('loses what it has not written when it closes', () => {
+    rootfs.isHeld = true
+    write(ROOTFS, SIZE_BYTES - 10, Buffer.alloc(10), { flags: WRITE_CACHE })
+    session.close()
+    expect(damaged).toEqual([['rootfs', 9, 1, 'CLOSED']])
+  })
+
+  it('loses nothing of which the writer waits for the answer', () => {
+    rootfs.isHeld = true
+    write(ROOTFS, 4096, Buffer.alloc(8192), { unique: 2n })
+    rootfs.answer('NO_SPACE')
+    write(ROOTFS, 4096, Buffer.alloc(8192), { unique: 4n })
+    session.close()
+    expect(answers.map(({ errno }) => errno)).toEqual([ERRNO.ENOSPC, ERRNO.EIO])
+    expect([rootfs.lost, damaged, fsync()]).toEqual([[], [], 0])
+  })
+
+  it('has the kernel ask again for the attributes of what can be written to, and tells no hole of it', () => {
+    rootfs.bytes.fill(0)
+    const attributes = (node: number) => ask(OPCODE.getattr, node, words(0, 0, 0, 0))!.body
+    expect([attributes(MEMORY), attributes(ROOTFS)].map(body => body.readBigUInt64LE(0) > 1000n)).toEqual([true, false])
+    expect(attributes(ROOTFS).readBigUInt64LE(0)).toBe(0n)
+    const entry = (name: string) => ask(OPCODE.lookup, 1, Buffer.from(`${name}\0`))!.body
+    expect([entry('memory'), entry('rootfs')].map(body => body.readBigUInt64LE(24) > 1000n)).toEqual([true, false])
+    expect(entry('rootfs').readBigUInt64LE(24)).toBe(0n)
+    expect([attributes(MEMORY), attributes(ROOTFS)].map(body => body.readBigUInt64LE(32))).toEqual([7n * 8n, 10n * 8n])
+    const seek = (offset: number, whence: number) => ask(OPCODE.lseek, ROOTFS, words(0, 0, offset, 0, whence, 0))
+    expect([seek(5, 3), seek(5, 4)].map(answer => answer?.body.readBigUInt64LE(0))).toEqual([5n, BigInt(SIZE_BYTES)])
+    expect(seek(SIZE_BYTES, 3)?.errno).toBe(ERRNO.ENXIO)
+  })
+
   it('writes where it may', () => {
-    const write = (node: number, offset: number, data: Buffer, sizeBytes = data.length) =>
-      ask(OPCODE.write, node, Buffer.concat([words(0, 0, offset, 0, sizeBytes, 0, 0, 0, 0, 0), data]))
     expect(write(ROOTFS, 10, Buffer.from('abc'))?.body.readUInt32LE(0)).toBe(3)
     expect(rootfs.bytes.subarray(9, 14)).toEqual(Buffer.from('\x06abc\x06'))
     expect(write(ROOTFS, SIZE_BYTES - 1, Buffer.from('abc'))?.body.readUInt32LE(0)).toBe(1)
     expect(write(ROOTFS, SIZE_BYTES, Buffer.from('abc'))?.errno).toBe(ERRNO.EFBIG)
-    expect(write(ROOTFS, 0, Buffer.from('abc'), 4)?.errno).toBe(ERRNO.EINVAL)
+    expect(write(ROOTFS, 0, Buffer.from('abc'), { sizeBytes: 4 })?.errno).toBe(ERRNO.EINVAL)
     expect(write(MEMORY, 0, Buffer.from('abc'))?.errno).toBe(ERRNO.EROFS)
     expect([OPCODE.open, OPCODE.flush, OPCODE.fsync].map(opcode => ask(opcode, ROOTFS, words(2, 0))?.errno)).toEqual([0, 0, 0])
     expect(ask(OPCODE.open, MEMORY, words(1, 0))?.errno).toBe(ERRNO.EROFS)

@@ -74,7 +74,7 @@ sys.stdin.readline()`
     expect(image.equals(await child.image('rootfs').read(0, SIZE_BYTES))).toBe(true)
   })
 
-  it('can be holes', async () => {
+  it('can be zeros, of which no hole is told', async () => {
     await using mounted = await served.mount({ writable: true })
     const path = join(mounted.path, 'memory')
     const punch = `
@@ -86,7 +86,7 @@ for mode, at, length in [(3, 10000, 30000), (16, 81920, 8192), (17, 1, 5)]:
 print(libc.fallocate(fd, 0, ctypes.c_long(0), ctypes.c_long(5)), errno.errorcode[ctypes.get_errno()], end=' ')
 print(libc.fallocate(fd, 16, ctypes.c_long(0), ctypes.c_long(2 ** 30)), errno.errorcode[ctypes.get_errno()], end=' ')
 print(os.lseek(fd, 81920, os.SEEK_HOLE), os.lseek(fd, 81920, os.SEEK_DATA))`
-    expect(await told(python(punch, path))).toBe('-1 ENOTSUP -1 EFBIG 81920 90112')
+    expect(await told(python(punch, path))).toBe(`-1 ENOTSUP -1 EFBIG ${SIZE_BYTES} 81920`)
     const expected = Buffer.from(image).fill(0, 10_000, 40_000).fill(0, 81_920, 90_112).fill(0, 1, 6)
     expect((await bytesOf(path)).equals(expected)).toBe(true)
   })

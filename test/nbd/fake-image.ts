@@ -92,7 +92,9 @@ export class FakeImage implements ServedImage {
     else this.waiting.push({ page, callbacks, succeed, fail })
   }
 
-  countDataPages(): number {
+  readonly isDamaged = false
+
+  get dataPages(): number {
     return this.pageCount
   }
 
@@ -104,6 +106,7 @@ export class FakeImage implements ServedImage {
     return 0
   }
 
+  lose(): void {}
   want(): void {}
   markZero(): void {}
   countHit(): void {}

@@ -198,6 +198,16 @@ describe('writing', () => {
     expect(errorOf(talk.say(request(COMMAND.flush)))).toBe(NBD_ERROR.none)
     expect(image.bytes.equals(expected)).toBe(true)
   })
+
+  it('gives up the short last page with what is before it', () => {
+    const talk = agreedTalk(image)
+    const trim = (pages: number) => request(COMMAND.trim, { offset: (PAGES - pages) * PAGE_BYTES, length: pages * PAGE_BYTES + TAIL_BYTES })
+    expect(errorOf(talk.say(trim(2)))).toBe(NBD_ERROR.none)
+    expect(image.bytes.equals(Buffer.from(original).fill(0, (PAGES - 2) * PAGE_BYTES))).toBe(true)
+    image.bytes.set(original)
+    expect(errorOf(talk.say(trim(0)))).toBe(NBD_ERROR.none)
+    expect(image.bytes.equals(Buffer.from(original).fill(0, PAGES * PAGE_BYTES))).toBe(true)
+  })
 })
 
 describe('what cannot be done', () => {

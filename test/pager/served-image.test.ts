@@ -1,7 +1,7 @@
 /** Images as pagers serve them: every read, write and zero against a plain array of bytes, through an arena that is smaller than the image. */
 import fc from 'fast-check'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
-import { PAGE_BYTES } from '../../src/chunk.ts'
+import { PAGE_BYTES, pageCount } from '../../src/chunk.ts'
 import { LocalEngine } from '../../src/engine/local.ts'
 import type { EngineStore, HeldSnapshot } from '../../src/engine.ts'
 import type { ErrorCode } from '../../src/errors.ts'
@@ -57,18 +57,27 @@ interface Opened extends AsyncDisposable {
   readonly figures: SharedArrayBuffer
 }
 
-async function open(objects: ObjectStore, { sizeMax, writable = true }: { sizeMax?: number; writable?: boolean } = {}): Promise<Opened> {
+interface OpenOptions {
+  readonly sizeMax?: number
+  readonly writable?: boolean
+  /** Of an image of this size in place of the other one. */
+  readonly zeroBytes?: number
+}
+
+async function open(objects: ObjectStore, { sizeMax, writable = true, zeroBytes }: OpenOptions = {}): Promise<Opened> {
+  const sizeBytes = zeroBytes ?? SIZE_BYTES
   const engine = new LocalEngine({ memoryBytes: 0, caches: [] })
   const store: EngineStore = await engine.openStore(objects)
   const held: HeldSnapshot = await store.hold(stored.columns, ROOT)
   const overlay = await Overlay.create({
     dir: stored.dir,
     name: `o${Math.random()}`,
-    images: [{ name: 'memory', sizeBytes: SIZE_BYTES }],
+    images: [{ name: 'memory', sizeBytes }],
     sizeMax,
   })
   const figures = allocateFigures()
-  const image = { sizeBytes: SIZE_BYTES, ...map, numbers: held.numbers, handle: held.handle }
+  const zeros = { starts: Uint32Array.of(0, pageCount(sizeBytes)), chunks: Int32Array.of(ZERO), firsts: Uint8Array.of(0) }
+  const image = { sizeBytes, ...(zeroBytes === undefined ? map : zeros), numbers: held.numbers, handle: held.handle }
   const shared = writable ? await overlay.image('memory', { written: true }) : undefined
   const images = mainImages(engine, held, [{ name: 'memory', kind: 'memory', image, overlay: shared, figures }], DEADLINE_MS)
   return {
@@ -159,15 +168,33 @@ describe('an image that is served', () => {
   })
 
   it('tells stretches of zeros, which change with what is written', async () => {
-    const before = opened.image.countDataPages()
-    expect(before).toBe(pagesOf(page => map.chunks[runAt(page)] !== ZERO))
+    expect(opened.image.dataPages).toBe(pagesOf(page => map.chunks[runAt(page)] !== ZERO))
     const zeroPage = map.starts[4]!
     expect(opened.image.stretch(zeroPage)).toMatchObject({ isZero: true })
     await write(opened.image, zeroPage * PAGE_BYTES, Buffer.alloc(PAGE_BYTES, 1))
     expect(opened.image.stretch(zeroPage)).toEqual({ isZero: false, pages: 1 })
     await zero(opened.image, 0, PAGE_BYTES)
     expect(opened.image.stretch(0)).toEqual({ isZero: true, pages: 1 })
-    expect(opened.image.countDataPages()).toBe(before)
+    opened.image.lose(zeroPage * PAGE_BYTES, 1)
+    expect(opened.image.stretch(zeroPage)).toMatchObject({ isZero: false })
+  })
+
+  it('becomes zero in turns, between which others are served', async () => {
+    const zeroBytes = 2 ** 20 * PAGE_BYTES + 100
+    await using large = await open(stored.objects, { zeroBytes })
+    await write(large.image, zeroBytes - PAGE_BYTES, Buffer.alloc(PAGE_BYTES, 3))
+    const order: string[] = []
+    const zeroing = zero(large.image, 10, zeroBytes - 10).then(outcome => order.push(outcome))
+    const reading = read(large.image, zeroBytes - 100, 100).then(bytes => order.push(bytes.toString('latin1', 0, 1)))
+    await Promise.all([zeroing, reading])
+    expect(order).toEqual(['\x03', 'written'])
+    expect(await read(large.image, zeroBytes - PAGE_BYTES, PAGE_BYTES)).toEqual(Buffer.alloc(PAGE_BYTES))
+    let told = 0
+    const callbacks = { onWritten: () => told++, onWriteFailed: () => told++ }
+    large.image.zero(0, zeroBytes, callbacks)
+    large.image.cancel(callbacks)
+    await new Promise(resolve => setImmediate(() => setImmediate(resolve)))
+    expect(told).toBe(0)
   })
 
   it('says nothing any more to who cancelled', async () => {
@@ -197,6 +224,29 @@ describe('what cannot be', () => {
     expect(await write(small.image, 4 * PAGE_BYTES + 1, Buffer.alloc(1, 9))).toBe('NO_SPACE')
     expect(await read(small.image, 4 * PAGE_BYTES, PAGE_BYTES)).toEqual(content.subarray(4 * PAGE_BYTES, 5 * PAGE_BYTES))
     expect(await write(small.image, 0, Buffer.alloc(PAGE_BYTES, 8))).toBe('written')
+  })
+
+  it('is CORRUPT to read where a write was lost, until all of the page is written again', async () => {
+    await using image = await open(stored.objects)
+    const at = (page: number, sizeBytes = PAGE_BYTES): Promise<Outcome> => read(image.image, page * PAGE_BYTES, sizeBytes)
+    await write(image.image, 3 * PAGE_BYTES, Buffer.alloc(4 * PAGE_BYTES, 9))
+    expect(image.image.isDamaged).toBe(false)
+    image.image.lose(4 * PAGE_BYTES, 2 * PAGE_BYTES)
+    image.image.lose(SIZE_BYTES - 1, 1)
+    expect(await Promise.all([at(3), at(4), at(5), at(6)])).toEqual([
+      Buffer.alloc(PAGE_BYTES, 9),
+      'CORRUPT',
+      'CORRUPT',
+      Buffer.alloc(PAGE_BYTES, 9),
+    ])
+    expect(await at(2, 3 * PAGE_BYTES)).toBe('CORRUPT')
+    // Behind a page that has to be fetched.
+    expect(await at(147, SIZE_BYTES - 147 * PAGE_BYTES)).toBe('CORRUPT')
+    expect(await write(image.image, 4 * PAGE_BYTES + 1, Buffer.alloc(10, 1))).toBe('CORRUPT')
+    expect(await write(image.image, 4 * PAGE_BYTES, Buffer.alloc(PAGE_BYTES, 1))).toBe('written')
+    expect(await zero(image.image, 5 * PAGE_BYTES, PAGE_BYTES)).toBe('written')
+    expect(await at(4, 2 * PAGE_BYTES)).toEqual(Buffer.concat([Buffer.alloc(PAGE_BYTES, 1), Buffer.alloc(PAGE_BYTES)]))
+    expect(image.image.isDamaged).toBe(true)
   })
 
   it('is DENIED without an overlay', async () => {

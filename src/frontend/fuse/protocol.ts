@@ -56,6 +56,9 @@ export const SETATTR_IN = { valid: 10, size: 14, mtime: 20, mtimeNanoseconds: 25
 export const OPEN_IN = { flags: 10 } as const
 /** struct fuse_read_in, fuse_write_in: of both these come first. */
 export const TRANSFER_IN = { offset: 12, size: 14 } as const
+/** struct fuse_write_in; and of its flags: bytes of the page cache, whose writer has gone on long ago. */
+export const WRITE_IN = { flags: 15 } as const
+export const WRITE_CACHE = 1
 /** Byte where what is to be written begins: behind struct fuse_write_in. */
 export const WRITE_BYTES_AT = 80
 /** struct fuse_fallocate_in. */

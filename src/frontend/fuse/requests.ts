@@ -2,6 +2,7 @@
  * Reads and writes while they are under way. Their objects are used again and again, so a request whose bytes are in memory costs none; one that has to wait is found by its
  * number, for the kernel may say that whoever asked was interrupted.
  */
+import { PAGE_BYTES } from '../../chunk.ts'
 import type { ErrorCode } from '../../errors.ts'
 import type { Gathered, PagerLoop, ReadCallbacks, WriteCallbacks } from '../../pager.ts'
 import { ERRNO } from '../../util/native.ts'
@@ -22,6 +23,8 @@ export interface RequestOwner {
   readonly loop: Pick<PagerLoop, 'after'>
   /** A read got an error in place of bytes. */
   onUnreadable(file: FileNode, page: number, code: ErrorCode | undefined): void
+  /** Bytes of the page cache could not be written: the kernel forgets that they were. */
+  onLost(file: FileNode, offset: number, sizeBytes: number, code: ErrorCode | undefined): void
   /** There is room for another request, and was none before. */
   onRoom(): void
 }
@@ -34,10 +37,12 @@ export class Request implements ReadCallbacks, WriteCallbacks, Unique {
   high = 0
   thread = 0
   file: FileNode | undefined
-  /** First page, for whoever is told that it could not be read. */
-  page = 0
+  /** For whoever is told that it failed. */
+  offset = 0
   sizeBytes = 0
   answer: WriteAnswer = 'empty'
+  /** Writes what the kernel had collected. */
+  isWriteBack = false
   isWaiting = false
   isOver = true
   /** Takes the next look at an interrupted thread back. */
@@ -73,8 +78,7 @@ export class Request implements ReadCallbacks, WriteCallbacks, Unique {
   }
 
   onWriteFailed(code: ErrorCode | undefined): void {
-    this.#requests.answers.sendError(this, errnoOf(code))
-    this.#requests.end(this)
+    this.#requests.failWrite(this, code)
   }
 }
 
@@ -103,6 +107,7 @@ export class Requests {
     request.high = high
     request.thread = thread
     request.file = file
+    request.isWriteBack = false
     request.isOver = false
     return request
   }
@@ -115,8 +120,19 @@ export class Requests {
   }
 
   fail(request: Request, code: ErrorCode | undefined): void {
-    this.#owner.onUnreadable(request.file!, request.page, code)
+    this.#owner.onUnreadable(request.file!, Math.floor(request.offset / PAGE_BYTES), code)
     this.answers.sendError(request, errnoOf(code))
+    this.end(request)
+  }
+
+  failWrite(request: Request, code: ErrorCode | undefined): void {
+    this.#answerFailedWrite(request, errnoOf(code), code)
+  }
+
+  /** Lost before it is answered: then the kernel takes the pages for clean. */
+  #answerFailedWrite(request: Request, errno: number, code: ErrorCode | undefined): void {
+    if (request.isWriteBack) this.#owner.onLost(request.file!, request.offset, request.sizeBytes, code)
+    this.answers.sendError(request, errno)
     this.end(request)
   }
 
@@ -148,8 +164,7 @@ export class Requests {
 
   #abandon(request: Request, errno: number): void {
     request.file!.image.cancel(request)
-    this.answers.sendError(request, errno)
-    this.end(request)
+    this.#answerFailedWrite(request, errno, 'CLOSED')
   }
 
   /** Ends all that wait with an error. */

@@ -1,9 +1,10 @@
-/** SEEK_DATA and SEEK_HOLE of one file, a bounded amount of work at a time. */
+/** SEEK_DATA and SEEK_HOLE of one file that nobody writes to, a bounded amount of work at a time. */
 import { PAGE_BYTES } from '../../chunk.ts'
 import type { ServedImage } from '../../pager.ts'
 
-/** Stretches that one step looks at: about 0.1 ms. */
+/** What one step looks at: about 0.1 ms for the stretches, 0.3 ms for the pages in them. */
 const STRETCHES_A_STEP = 512
+const PAGES_A_STEP = 2 ** 20
 
 export class Seek {
   /** When it is done: where that begins which was looked for. Undefined: `from` is not in the file, or there is no data behind it (ENXIO). */
@@ -24,7 +25,8 @@ export class Seek {
   /** @returns whether it is done */
   step(): boolean {
     if (this.#from >= this.#image.sizeBytes) return true
-    for (let looked = 0; looked < STRETCHES_A_STEP; looked++) {
+    const enough = this.#page + PAGES_A_STEP
+    for (let looked = 0; looked < STRETCHES_A_STEP && this.#page < enough; looked++) {
       if (this.#page >= this.#image.pageCount) {
         if (this.#forZeros) this.found = this.#image.sizeBytes
         return true

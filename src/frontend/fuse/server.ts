@@ -3,7 +3,6 @@
  *
  * The descriptor is the main half's, which closes it when this has ended. When the kernel lets go of the mount, everything ends here, and main is told.
  */
-import type { ErrorCode } from '../../errors.ts'
 import type { FrontEnd, FrontEndContext, Watched } from '../../pager.ts'
 import { NativeTransport, NOTHING, type Transport, UNMOUNTED } from './device.ts'
 import { FuseSession } from './session.ts'
@@ -11,8 +10,8 @@ import type { FuseEvent, FuseSpec } from './spec.ts'
 
 /** A turn ends after so many requests, so that other front ends of the pager have theirs: each answers at most 1 MiB, 0.2 ms. */
 const REQUESTS_A_TURN = 8
-/** Of an image: whoever reads a bad page again and again shall not keep main busy. */
-const UNREADABLE_TOLD_MAX = 64
+/** Of an image and a kind: whoever reads a bad page again and again shall not keep main busy. */
+const TROUBLE_TOLD_MAX = 64
 
 class FuseServer implements FrontEnd, Watched {
   readonly #context: FrontEndContext
@@ -35,7 +34,8 @@ class FuseServer implements FrontEnd, Watched {
       readAheadBytes,
       loop: context.loop,
       onOpened: pid => this.#onOpened(pid),
-      onUnreadable: (image, page, code) => this.#onUnreadable(image, page, code),
+      onUnreadable: (image, page, code) => this.#tell({ kind: 'unreadable', image, page, code }),
+      onDamaged: (image, page, count, code) => this.#tell({ kind: 'damaged', image, page, count, code }),
       onRoom: () => this.#resume(),
     })
     context.loop.watch(fd, this)
@@ -91,11 +91,12 @@ class FuseServer implements FrontEnd, Watched {
     this.#emit({ kind: 'opened', pid })
   }
 
-  #onUnreadable(image: string, page: number, code: ErrorCode | undefined): void {
-    const told = this.#told.get(image) ?? 0
-    if (told >= UNREADABLE_TOLD_MAX) return
-    this.#told.set(image, told + 1)
-    this.#emit({ kind: 'unreadable', image, page, code })
+  #tell(event: FuseEvent & { readonly kind: 'unreadable' | 'damaged' }): void {
+    const about = `${event.kind} ${event.image}`
+    const told = this.#told.get(about) ?? 0
+    if (told >= TROUBLE_TOLD_MAX) return
+    this.#told.set(about, told + 1)
+    this.#emit(event)
   }
 
   #emit(event: FuseEvent): void {

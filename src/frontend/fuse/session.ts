@@ -44,6 +44,8 @@ export interface SessionOptions {
   /** An image was opened by this process. */
   readonly onOpened: (pid: number) => void
   readonly onUnreadable: (image: string, page: number, code: ErrorCode | undefined) => void
+  /** What was written to these pages is lost. */
+  readonly onDamaged: (image: string, page: number, count: number, code: ErrorCode | undefined) => void
   readonly onRoom: () => void
 }
 
@@ -80,6 +82,12 @@ export class FuseSession implements Unique {
 
   onUnreadable({ image }: FileNode, page: number, code: ErrorCode | undefined): void {
     this.#options.onUnreadable(image.name, page, code)
+  }
+
+  onLost({ image }: FileNode, offset: number, sizeBytes: number, code: ErrorCode | undefined): void {
+    image.lose(offset, sizeBytes)
+    const page = Math.floor(offset / PAGE_BYTES)
+    this.#options.onDamaged(image.name, page, Math.ceil((offset + sizeBytes) / PAGE_BYTES) - page, code)
   }
 
   onRoom(): void {
@@ -144,10 +152,12 @@ export class FuseSession implements Unique {
       case OPCODE.statfs:
         this.#tree.encodeFileSystem(this.answers.clear(fuse.STATFS_OUT_BYTES))
         return this.#send(fuse.STATFS_OUT_BYTES)
+      // The kernel tells each writer once; whoever asks later, or again, is not to believe that all is well.
+      case OPCODE.fsync:
+        return file?.image.isDamaged ? ERRNO.EIO : 0
       case OPCODE.release:
       case OPCODE.releasedir:
       case OPCODE.flush:
-      case OPCODE.fsync:
       case OPCODE.fsyncdir:
       case OPCODE.destroy:
         return 0
@@ -173,7 +183,7 @@ export class FuseSession implements Unique {
     if (sizeBytes <= 0) return 0
     if (sizeBytes > TRANSFER_BYTES_MAX) return ERRNO.EINVAL
     const request = this.#requests.begin(this.low, this.high, words[fuse.HEADER.pid]!, file)
-    request.page = Math.floor(offset / PAGE_BYTES)
+    request.offset = offset
     image.read(offset, sizeBytes, request)
     this.#requests.park(request)
     return ANSWERED
@@ -193,7 +203,9 @@ export class FuseSession implements Unique {
     file.mtimeMs = Date.now()
     const request = this.#requests.begin(this.low, this.high, words[fuse.HEADER.pid]!, file)
     request.answer = 'size'
+    request.offset = offset
     request.sizeBytes = sizeBytes
+    request.isWriteBack = (words[fuse.WRITE_IN.flags]! & fuse.WRITE_CACHE) !== 0
     image.write(offset, this.request.subarray(fuse.WRITE_BYTES_AT, fuse.WRITE_BYTES_AT + sizeBytes), request)
     this.#requests.park(request)
     return ANSWERED
@@ -281,9 +293,17 @@ export class FuseSession implements Unique {
     const whence = this.#words[fuse.LSEEK_IN.whence]!
     if (file === undefined || (whence !== fuse.WHENCE.data && whence !== fuse.WHENCE.hole)) return ERRNO.EINVAL
     const { low, high } = this
-    const seek = new Seek(file.image, get64(this.#words, fuse.LSEEK_IN.offset), whence === fuse.WHENCE.hole)
-    this.#goOn({ low, high }, seek)
+    const offset = get64(this.#words, fuse.LSEEK_IN.offset)
+    if (file.image.isWritable) return this.#seekInData(file.image, offset, whence)
+    this.#goOn({ low, high }, new Seek(file.image, offset, whence === fuse.WHENCE.hole))
     return ANSWERED
+  }
+
+  /** Where the kernel may have pages that were written to and not sent, no hole is told: whoever copies would pass over them. */
+  #seekInData({ sizeBytes }: ServedImage, offset: number, whence: number): number {
+    if (offset >= sizeBytes) return ERRNO.ENXIO
+    put64(this.answers.clear(fuse.LSEEK_OUT_BYTES), 0, whence === fuse.WHENCE.hole ? sizeBytes : offset)
+    return this.#send(fuse.LSEEK_OUT_BYTES)
   }
 
   /** A seek over a large image is done in turns: others must not wait for it. */

@@ -1,6 +1,6 @@
 /** What a mount's two halves tell each other: plain data. */
 import type { ErrorCode } from '../../errors.ts'
-import type { FrontEndEvent, FrontEndSpec } from '../../pager.ts'
+import type { DamagedPages, FrontEndEvent, FrontEndSpec } from '../../pager.ts'
 
 /** How the files look. */
 export interface FileLook {
@@ -35,6 +35,7 @@ export type FuseEvent = FrontEndEvent &
         readonly page: number
         readonly code: ErrorCode | undefined
       }
+    | /** Told of the first few of an image only. */ (DamagedPages & { readonly kind: 'damaged'; readonly image: string })
     | /** The kernel has let go: nobody can read any more. */ { readonly kind: 'unmounted' }
     | /** A bug: nothing is answered any more. */ { readonly kind: 'broken'; readonly reason: string }
   )

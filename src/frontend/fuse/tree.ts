@@ -12,8 +12,8 @@ import type { FileLook } from './spec.ts'
 const WORD = 2 ** 32
 /** A year: as good as for ever. */
 const LONG_SECONDS = 365 * 24 * 3600
-/** Blocks and times of a file that is written to through a mapping change without the kernel's asking; so do those of one that another front end writes to. */
-const WRITABLE_SECONDS = 1
+/** Times of a file that is written to through a mapping change without the kernel's asking; so do those of one that another front end writes to. */
+const WRITABLE_SECONDS = 0
 /** st_blocks counts these. */
 const BLOCK_BYTES = 512
 const FOLDER_MODE = 0o555
@@ -38,8 +38,6 @@ export class Tree {
   readonly #files: readonly FileNode[]
   readonly #byName: ReadonlyMap<string, FileNode>
   readonly #entries: readonly Entry[]
-  /** Of images that nobody writes to: counted once. */
-  readonly #dataPages = new Map<FileNode, number>()
 
   constructor(images: ReadonlyMap<string, ServedImage>, look: FileLook, writable: readonly string[]) {
     this.#look = look
@@ -95,7 +93,7 @@ export class Tree {
     const { image, number, mtimeMs } = file
     put64(words, at + ATTR.ino, number)
     put64(words, at + ATTR.size, image.sizeBytes)
-    put64(words, at + ATTR.blocks, this.#countDataPages(file) * (PAGE_BYTES / BLOCK_BYTES))
+    put64(words, at + ATTR.blocks, blockPages(image) * (PAGE_BYTES / BLOCK_BYTES))
     words[at + ATTR.mode] = S_IFREG | this.modeOf(file)
     words[at + ATTR.nlink] = 1
     this.#encodeOwner(words, at, mtimeMs)
@@ -116,15 +114,6 @@ export class Tree {
     words[at + ATTR.uid] = this.#look.uid
     words[at + ATTR.gid] = this.#look.gid
     words[at + ATTR.blockSize] = PAGE_BYTES
-  }
-
-  #countDataPages(file: FileNode): number {
-    if (file.image.isWritable) return file.image.countDataPages()
-    const known = this.#dataPages.get(file)
-    if (known !== undefined) return known
-    const counted = file.image.countDataPages()
-    this.#dataPages.set(file, counted)
-    return counted
   }
 
   /** struct fuse_statfs_out: everything is in use. */
@@ -172,4 +161,9 @@ export function get64(words: Uint32Array, at: number): number {
 
 function validSeconds({ image }: FileNode): number {
   return image.isWritable ? WRITABLE_SECONDS : LONG_SECONDS
+}
+
+/** Of an image that can be written to no hole is told, so all of it has blocks. */
+function blockPages({ isWritable, pageCount, dataPages }: ServedImage): number {
+  return isWritable ? pageCount : dataPages
 }

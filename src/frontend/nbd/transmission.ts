@@ -26,11 +26,9 @@ import type { Wire } from './wire.ts'
 export const REQUESTS_MAX = 64
 /** Work for one connection before others have their turn. */
 const TURN_BYTES: number = 2 ** 20
-/** What a request counts beside its bytes, and what marking ZERO_STEP_BYTES or looking for extents counts. */
+/** What a request counts beside its bytes, and what making zero or looking for extents counts. */
 const REQUEST_COST = 4096
 const MARKING_COST: number = TURN_BYTES / 4
-/** Made zero in one call of the image. */
-const ZERO_STEP_BYTES: number = 64 * 2 ** 20
 
 const ZEROS: Buffer = Buffer.alloc(2 ** 16)
 
@@ -277,7 +275,7 @@ export class Transmission implements RequestOwner {
   /** NO_HOLE asks that a later write finds room: only bytes that were written have that. */
   #stepZero(request: Request): void {
     const isWritten = (request.flags & COMMAND_FLAG.noHole) !== 0 && request.command === COMMAND.writeZeroes
-    request.stepBytes = Math.min(request.left, isWritten ? ZEROS.length : ZERO_STEP_BYTES)
+    request.stepBytes = Math.min(request.left, isWritten ? ZEROS.length : request.left)
     this.#budget -= isWritten ? request.stepBytes : MARKING_COST
     request.isWaiting = true
     if (isWritten) this.#image.write(request.offset, ZEROS.subarray(0, request.stepBytes), request)
