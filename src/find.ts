@@ -26,6 +26,8 @@ export interface Location {
 /** An opened snapshot, and where it and all its chunks lie. */
 export interface StoredSnapshot extends Location {
   readonly manifest: Manifest
+  /** 32 bytes: what opened the manifest. */
+  readonly dataKey: Uint8Array
 }
 
 /** A manifest's bytes, which are those of its id. */
@@ -48,6 +50,7 @@ export interface StoreAccess {
  * Reads and opens a snapshot: manifest and wrapped keys are fetched together, so a hit in the first root is one round trip. The manifest may come from a cache; its keys
  * never do, so a snapshot that was removed is gone, and they say in which root it lies.
  * @param roots in lookup order.
+ * @param known the snapshot as it was opened before, if it was: its manifest is not read again
  * @throws NOT_FOUND, CORRUPT, BAD_FORMAT, WRONG_KEY
  */
 export async function openSnapshot(
@@ -56,22 +59,26 @@ export async function openSnapshot(
   id: string,
   roots: readonly string[],
   options: CallOptions,
+  known?: StoredSnapshot,
 ): Promise<StoredSnapshot> {
   let missing: string | undefined
   for (const root of roots) {
     const keysKey = wrappedKeysKey(root, id)
-    const [bytes, wrapped] = await Promise.all([
-      absentIfNotFound(engine.get(id, manifestKey(root, id), { ...options, sizeMax: LIMITS.manifestBytes })),
+    const [found, wrapped] = await Promise.all([
+      known?.manifest ?? absentIfNotFound(engine.get(id, manifestKey(root, id), { ...options, sizeMax: LIMITS.manifestBytes })),
       absentIfNotFound(objects.get(keysKey, { ...options, sizeMax: DOCUMENT_BYTES_MAX })),
     ])
-    if (bytes === undefined) continue
+    if (found === undefined) continue
     if (wrapped === undefined) {
       missing ??= keysKey
       continue
     }
     const snapshotId = Buffer.from(id, 'hex')
     const dataKey = await keyring.unwrap(decodeWrappedKeys(wrapped, snapshotId, keysKey), snapshotId)
-    return { id, root, manifest: decodeManifest(bytes, dataKey, id) }
+    if (found instanceof Uint8Array) return { id, root, dataKey, manifest: decodeManifest(found, dataKey, id) }
+    // Two data keys can open one manifest to different things, if it was made for that.
+    if (!Buffer.from(dataKey).equals(known!.dataKey)) return await openSnapshot({ objects, engine }, keyring, id, [root], options)
+    return root === known!.root ? known! : { ...known!, root }
   }
   if (missing === undefined) throw notFound(objects, id)
   throw new ThawError('NOT_FOUND', `snapshot ${id}: its wrapped keys are missing: ${missing}`, { object: missing })

@@ -3,7 +3,6 @@
  */
 
 import { diffSnapshots, type SnapshotDiff } from './diff.ts'
-import type { EngineStore } from './engine.ts'
 import { isThawError, ThawError } from './errors.ts'
 import { type FoundOutline, findOutline, type Location, listSnapshots, openSnapshot, type StoredSnapshot } from './find.ts'
 import { readIdentity, requireKinship } from './identity.ts'
@@ -11,11 +10,9 @@ import { type Inspection, inspectSnapshot, outlineFigures } from './inspect.ts'
 import type { Keyring } from './keys.ts'
 import { manifestKey, wrappedKeysKey } from './layout.ts'
 import { checkTagName, formatTagName, type TagName } from './names.ts'
-import { type Cache, createCache } from './open-cache.ts'
 import { type PushedSnapshot, type PushOptions, pushSnapshot } from './push.ts'
 import { type Hint, needsKeyring, Refs, type ResolvedRef } from './refs.ts'
 import { initStore as initObjects, listRoots, type Root, readRootState } from './root.ts'
-import { SEALING_PROFILE } from './seal.ts'
 import { Snapshot, type SnapshotSource } from './snapshot.ts'
 import { childSpec } from './snapshot-store/child.ts'
 import type {
@@ -27,16 +24,18 @@ import type {
   TagListing,
   TagOptions,
 } from './snapshot-store/contract.ts'
+import { OpenSnapshots } from './snapshot-store/open-snapshots.ts'
+import { readThroughCache, type StoreParts } from './snapshot-store/parts.ts'
+import { primeWarning, profileWarning } from './snapshot-store/warnings.ts'
 import type { ReadFigures } from './stats.ts'
 import { requireConditionalPut } from './store/check.ts'
 import { openObjectStore } from './store/open.ts'
 import type { CallOptions, ObjectStore } from './store.ts'
 import { type Tag, Tags } from './tag.ts'
+import { closeAll } from './util/close-all.ts'
 import { type VerifyOptions, type VerifyReport, verifySnapshot } from './verify.ts'
 import { CACHE_TIERS, type CacheTier, type WarmOptions, type WarmResult, warmSnapshot } from './warm.ts'
 
-/** L1 memory of a store that was given no cache. */
-const OWN_MEMORY_BYTES = 16 * 2 ** 20
 /** Times a push is done again because its root expired meanwhile: rotation takes hours, so once is already rare. */
 const PUSH_ATTEMPTS_MAX = 3
 
@@ -80,26 +79,13 @@ export async function openStoreOver(objects: ObjectStore, options: OpenOptions):
   return new SnapshotStore(await readThroughCache(objects, cache), identity.storeId, roots, options)
 }
 
-async function readThroughCache(objects: ObjectStore, shared: Cache | undefined): Promise<StoreParts> {
-  const cache = shared ?? (await createCache({ memoryBytes: OWN_MEMORY_BYTES, thread: 'main' }))
-  return { objects, cache, engine: await cache.engine.openStore(objects), ownsCache: shared === undefined }
-}
-
-/** What a store works with. */
-interface StoreParts {
-  readonly objects: ObjectStore
-  readonly cache: Cache
-  readonly engine: EngineStore
-  /** Whether nobody else reads through the cache. */
-  readonly ownsCache: boolean
-}
-
 /** Made by `openStore`. */
 export class SnapshotStore implements AsyncDisposable {
   /** 32 hex digits. */
   readonly id: string
   readonly #objects: ObjectStore
   readonly #parts: StoreParts
+  readonly #open: OpenSnapshots
   readonly #snapshots = new Set<Snapshot>()
   readonly #keyring: Keyring | undefined
   readonly #tags: Tags | undefined
@@ -113,6 +99,7 @@ export class SnapshotStore implements AsyncDisposable {
     this.id = id
     this.#objects = objects
     this.#parts = parts
+    this.#open = new OpenSnapshots(parts.engine)
     this.#roots = roots
     this.#keyring = keyring
     this.#tags = keyring && new Tags(objects, keyring, id)
@@ -139,13 +126,13 @@ export class SnapshotStore implements AsyncDisposable {
     const parentRef = spec.parent === undefined ? undefined : await this.#refs.locate(spec.parent, this.#rootIds(), call)
     for (let attempt = 1; ; attempt++) {
       const root = this.#activeRoot()
-      const profileWarnings = this.#profileWarnings(root)
-      const parent = parentRef && (await this.#open(parentRef, call))
+      const warning = this.#profileWarning(root)
+      const parent = parentRef && (await this.#read(parentRef, call))
       const pushed = await pushSnapshot({ ...this.#parts, keyring: this.#needKeyring(), root }, spec, parent, options)
       const state = await readRootState(this.#objects, root.id, call)
       if (state !== undefined && state.state !== 'expired') {
         const tag = spec.tag === undefined ? undefined : await this.#tagPushed({ tenant: spec.tenant, name: spec.tag }, pushed, call)
-        const warnings = [...profileWarnings, ...primeWarnings(pushed)]
+        const warnings = [warning, primeWarning(pushed)].filter(found => found !== undefined)
         return { ...pushed, tag, warnings, durationMs: performance.now() - startedAt }
       }
       if (attempt === PUSH_ATTEMPTS_MAX)
@@ -172,14 +159,10 @@ export class SnapshotStore implements AsyncDisposable {
     throw new ThawError('NOT_FOUND', `${this.url} has no active root: run \`thaw init\``, { object: 'roots/' })
   }
 
-  #profileWarnings({ id, profile }: Root): string[] {
-    if (profile.codec === SEALING_PROFILE.codec && profile.level === SEALING_PROFILE.level && profile.zstd === SEALING_PROFILE.zstd)
-      return []
-    const theirs = `${profile.codec} ${profile.zstd} at level ${profile.level}`
-    const ours = `${SEALING_PROFILE.codec} ${SEALING_PROFILE.zstd} at level ${SEALING_PROFILE.level}`
-    const message = `root ${id} was made with ${theirs}, this Node has ${ours}: chunks sealed here are not shared with those that are there`
-    if (this.#requireProfile) throw new ThawError('UNSUPPORTED', message, { object: id })
-    return [message]
+  #profileWarning(root: Root): string | undefined {
+    const warning = profileWarning(root)
+    if (warning !== undefined && this.#requireProfile) throw new ThawError('UNSUPPORTED', warning, { object: root.id })
+    return warning
   }
 
   /**
@@ -192,11 +175,16 @@ export class SnapshotStore implements AsyncDisposable {
 
   /** Opens a snapshot to read from. @throws as `resolve`, and WRONG_KEY, CORRUPT, BAD_FORMAT */
   async open(ref: string, options: CallOptions = {}): Promise<Snapshot> {
-    const stored = await this.#openRef(ref, options)
+    const hint = await this.#refs.locate(ref, this.#rootIds(), options)
+    const open = await this.#open.join(`${hint.id} ${hint.root}`, ({ signal }) => this.#read(hint, { signal }), options)
     const { cache, engine: store } = this.#parts
-    const held = await store.hold(stored.manifest, stored.root, { tenant: stored.manifest.tenant ?? '', restore: '' })
+    const { stored, held } = open
     const push: SnapshotSource['push'] = (spec, call) => this.push(childSpec(stored, spec), call)
-    const source = { engine: cache.engine, pagers: cache.pagers, store, held, push, onClose: () => this.#snapshots.delete(snapshot) }
+    const onClose = (): void => {
+      open.release()
+      this.#snapshots.delete(snapshot)
+    }
+    const source = { engine: cache.engine, pagers: cache.pagers, store, held, push, onClose }
     const snapshot: Snapshot = new Snapshot(source, stored)
     this.#snapshots.add(snapshot)
     return snapshot
@@ -208,18 +196,18 @@ export class SnapshotStore implements AsyncDisposable {
   }
 
   async #openRef(ref: string, options: CallOptions): Promise<StoredSnapshot> {
-    return await this.#open(await this.#refs.locate(ref, this.#rootIds(), options), options)
+    return await this.#read(await this.#refs.locate(ref, this.#rootIds(), options), options)
   }
 
-  async #open({ id, root }: Hint, options: CallOptions): Promise<StoredSnapshot> {
-    return await openSnapshot(this.#parts, this.#needKeyring(), id, this.#rootIds(root), options)
+  async #read({ id, root }: Hint, options: CallOptions): Promise<StoredSnapshot> {
+    return await openSnapshot(this.#parts, this.#needKeyring(), id, this.#rootIds(root), options, this.#open.find(id))
   }
 
-  /** Like `#open`, but undefined if there is no keyring, or it lacks the key. */
+  /** Like `#read`, but undefined if there is no keyring, or it lacks the key. */
   async #openIfPossible(found: Location, options: CallOptions): Promise<StoredSnapshot | undefined> {
     if (this.#keyring === undefined) return undefined
     try {
-      return await this.#open(found, options)
+      return await this.#read(found, options)
     } catch (error) {
       if (isThawError(error, 'WRONG_KEY')) return undefined
       throw error
@@ -376,13 +364,16 @@ export class SnapshotStore implements AsyncDisposable {
     return this.#tags ?? needsKeyring()
   }
 
-  /** Ends what is under way, and closes the snapshots that are open: later calls reject with CLOSED. Idempotent. */
+  /** Ends what is under way, and closes the snapshots that are open: later calls reject with CLOSED. Idempotent. @throws as `Snapshot.close`, once all is closed */
   async close(): Promise<void> {
-    for (const snapshot of this.#snapshots) await snapshot.close()
     const { objects, cache, engine, ownsCache } = this.#parts
-    await engine.close()
-    if (ownsCache) await cache.close()
-    await objects.close()
+    try {
+      await closeAll(this.#snapshots)
+    } finally {
+      await engine.close()
+      if (ownsCache) await cache.close()
+      await objects.close()
+    }
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -392,9 +383,4 @@ export class SnapshotStore implements AsyncDisposable {
 
 function listing({ tenant, name, seq, snapshot, root, at }: Tag): TagListing {
   return { tenant, name, seq, snapshot, root, at }
-}
-
-function primeWarnings({ counts: { primedChunks, primeFailures } }: PushedSnapshot): string[] {
-  if (primeFailures === 0) return []
-  return [`the L2 cache did not keep ${primeFailures} of ${primedChunks + primeFailures} objects; the store has them`]
 }

@@ -1,6 +1,5 @@
 /** An open snapshot: its images to read from, or to pull whole. */
 import { randomUUID } from 'node:crypto'
-import { sharedCopy } from './engine/shared-copy.ts'
 import type { Engine, EngineStore, HeldSnapshot } from './engine.ts'
 import { ThawError } from './errors.ts'
 import type { StoredSnapshot } from './find.ts'
@@ -8,17 +7,20 @@ import type { Layer } from './keys.ts'
 import type { ImageKind, ManifestImage } from './manifest.ts'
 import type { Pagers } from './pager/threads.ts'
 import { type PullOptions, type PullResult, pullImages } from './pull.ts'
-import { type ImageColumns, ImageReader, type ReadOptions, type SharedImage } from './reader.ts'
+import { ImageReader, type ReadOptions, type SharedImage } from './reader.ts'
 import type { Restore, RestoreOptions, RestoreSource } from './restore.ts'
+import { closeAll } from './util/close-all.ts'
 
 /** What an open snapshot reads from. */
 export interface SnapshotSource {
   readonly engine: Engine
   readonly store: EngineStore
+  /** Of all who have the snapshot open. */
   readonly held: HeldSnapshot
   readonly pagers: Pagers
   /** Publishes a child of it. */
   readonly push: RestoreSource['push']
+  /** Nobody reads through this snapshot any more. */
   readonly onClose: () => void
 }
 
@@ -37,7 +39,7 @@ export class Snapshot implements AsyncDisposable {
   readonly #source: SnapshotSource
   readonly #stored: StoredSnapshot
   readonly #restores = new Set<Restore>()
-  #closed = false
+  #closed: Promise<void> | undefined
 
   /** @internal */
   constructor(source: SnapshotSource, stored: StoredSnapshot) {
@@ -97,16 +99,21 @@ export class Snapshot implements AsyncDisposable {
   }
 
   #open(): void {
-    if (this.#closed) throw new ThawError('CLOSED', `snapshot ${this.id} is closed`, { object: this.id })
+    if (this.#closed !== undefined) throw new ThawError('CLOSED', `snapshot ${this.id} is closed`, { object: this.id })
   }
 
-  /** Ends its restores; later calls reject with CLOSED. Idempotent. */
-  async close(): Promise<void> {
-    if (this.#closed) return
-    this.#closed = true
-    for (const restore of this.#restores) await restore.close()
-    this.#source.held.release()
-    this.#source.onClose()
+  /** Ends its restores; later calls reject with CLOSED. Idempotent. @throws what closing a restore throws, once all are closed */
+  close(): Promise<void> {
+    this.#closed ??= this.#close()
+    return this.#closed
+  }
+
+  async #close(): Promise<void> {
+    try {
+      await closeAll(this.#restores)
+    } finally {
+      this.#source.onClose()
+    }
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -122,8 +129,7 @@ export class SnapshotImage {
   readonly #source: SnapshotSource
   readonly #reader: ImageReader
   readonly #checkOpen: () => void
-  readonly #columns: ImageColumns
-  #shared: SharedImage | undefined
+  readonly #shared: SharedImage
 
   /** @internal */
   constructor({ name, kind, sizeBytes, map }: ManifestImage, source: SnapshotSource, checkOpen: () => void) {
@@ -133,8 +139,9 @@ export class SnapshotImage {
     this.#source = source
     this.#checkOpen = checkOpen
     const { starts, chunks, firsts } = map
-    this.#columns = { sizeBytes, starts, chunks, firsts, numbers: source.held.numbers }
-    this.#reader = new ImageReader(this.#columns, source.engine.arena)
+    const { numbers, handle } = source.held
+    this.#shared = { sizeBytes, starts, chunks, firsts, numbers, handle }
+    this.#reader = new ImageReader(this.#shared, source.engine.arena)
   }
 
   /**
@@ -179,15 +186,6 @@ export class SnapshotImage {
   /** @internal The image in shared memory. Readers on other threads end before the snapshot is closed: its chunk numbers may mean other chunks then. */
   share(): SharedImage {
     this.#checkOpen()
-    const { sizeBytes, starts, chunks, firsts, numbers } = this.#columns
-    this.#shared ??= {
-      sizeBytes,
-      starts: new Uint32Array(sharedCopy(starts)),
-      chunks: new Int32Array(sharedCopy(chunks)),
-      firsts: new Uint8Array(sharedCopy(firsts)),
-      numbers,
-      handle: this.#source.held.handle,
-    }
     return this.#shared
   }
 }

@@ -47,10 +47,10 @@ const MAY_IMPORT: Readonly<Record<string, string>> = {
   pager: 'arena chunk engine errors manifest overlay pagemap reader util',
   commit: 'changes keys push',
   restore: 'commit engine errors manifest overlay pager push reader snapshot-store util',
-  snapshot: 'engine errors find keys manifest pager pull reader restore',
+  snapshot: 'engine errors find keys manifest pager pull reader restore util',
   'open-cache': 'cache engine errors pager stats util',
   'snapshot-store':
-    'commit diff engine errors find identity inspect keys layout manifest names open-cache push refs restore root seal snapshot stats store tag verify warm',
+    'commit diff engine errors find identity inspect keys layout manifest names open-cache push refs restore root seal snapshot stats store tag util verify warm',
   exec: 'errors util',
   guard: 'errors util',
   frontend: 'arena chunk errors guard pagemap pager reader restore util',

@@ -37,14 +37,15 @@ export function encodeRuns(map: PageMap): Uint8Array {
 }
 
 /**
+ * The map, in shared memory.
  * @param chunkPages pages of each chunk of the table: every run must lie within its chunk.
  * @throws RangeError if the column is damaged, or the runs do not cover exactly `pageCount` pages.
  */
 export function decodeRuns(column: Uint8Array, runCount: number, pageCount: number, chunkPages: Uint8Array): PageMap {
   const reader = new VarintReader(decodeColumn(column, 3 * runCount * VARINT_BYTES_MAX))
-  const chunks = new Int32Array(runCount)
-  const starts = new Uint32Array(runCount + 1)
-  const firsts = new Uint8Array(runCount)
+  const chunks = new Int32Array(new SharedArrayBuffer(runCount * Int32Array.BYTES_PER_ELEMENT))
+  const starts = new Uint32Array(new SharedArrayBuffer((runCount + 1) * Uint32Array.BYTES_PER_ELEMENT))
+  const firsts = new Uint8Array(new SharedArrayBuffer(runCount))
   let chunk = -1
   for (let run = 0; run < runCount; run++) {
     const token = reader.read()
