@@ -2,7 +2,7 @@
  * The private writes of one restore: a folder of its own with a sparse file for each image that is written to. They reach no other restore and no cache, and go with the restore unless they
  * are kept.
  *
- *     <dir>/<name>/overlay.lock     whose it is (util/lock-file.ts): the folder of a process that is dead, and that was not kept, is removed by the next `create` in <dir>
+ *     <dir>/<name>/overlay.lock     held while the restore lives (util/lock-file.ts): a folder whose lock nobody holds, and that was not kept, is removed by the next `create` in <dir>
  *     <dir>/<name>/<image>.pages    pages as they lie in the image; made when the image is first asked for
  *     <dir>/<name>/overlay.states   only if it was kept (overlay/kept.ts): which of those pages count
  *
@@ -10,7 +10,7 @@
  *
  * Pages are read and written by `overlay/image-overlay.ts`, on whatever thread serves the image; here is what is done once. Opening a kept overlay again is not.
  */
-import { type FileHandle, mkdir, open, readdir, rm, rmdir } from 'node:fs/promises'
+import { type FileHandle, mkdir, open, readdir, rm, rmdir, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { ImageChanges } from './changes.ts'
 import { PAGE_BYTES, pageCount } from './chunk.ts'
@@ -20,13 +20,15 @@ import { BUDGET, BUDGET_WORDS, COUNT, COUNTS, type SharedOverlay } from './overl
 import { KEPT_FILE, writeKept } from './overlay/kept.ts'
 import { overlayChanges } from './overlay/overlay-changes.ts'
 import { isErrno } from './util/atomic-file.ts'
-import { isDead, readHolder, tryLockFile } from './util/lock-file.ts'
+import { type LockFile, tryLockFile } from './util/lock-file.ts'
 import { makeFolders } from './util/make-folders.ts'
 
 const LOCK_FILE = 'overlay.lock'
 const PAGES_SUFFIX = '.pages'
 const FOLDER_MODE = 0o700
 const FILE_MODE = 0o600
+/** Between making the lock's file and locking it. */
+const TAKING_MS_MAX = 60_000
 /** Counted in an i32. 8 TiB. */
 const PAGES_MAX = 2 ** 31 - 1
 const FOLDER_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/
@@ -72,6 +74,7 @@ interface Opened {
 
 export class Overlay implements AsyncDisposable {
   readonly folder: string
+  readonly #lock: LockFile
   readonly #images: ReadonlyMap<string, OverlayImage>
   readonly #opened = new Map<string, Promise<Opened>>()
   /** What is there, for those who cannot wait. */
@@ -83,8 +86,9 @@ export class Overlay implements AsyncDisposable {
   readonly #sweeping: Promise<void>
   #closing: Promise<void> | undefined
 
-  private constructor(folder: string, { dir, images, sizeMax, keep }: OverlayOptions) {
+  private constructor(folder: string, lock: LockFile, { dir, images, sizeMax, keep }: OverlayOptions) {
     this.folder = folder
+    this.#lock = lock
     this.#images = new Map(images.map(image => [image.name, image]))
     this.#sizeMax = sizeMax ?? images.reduce((sum, { sizeBytes }) => sum + pageCount(sizeBytes) * PAGE_BYTES, 0)
     this.#budget = new SharedArrayBuffer(BUDGET_WORDS * Int32Array.BYTES_PER_ELEMENT)
@@ -105,11 +109,10 @@ export class Overlay implements AsyncDisposable {
     const folder = join(dir, name)
     try {
       await makeFolders(dir)
-      await takeFolder(folder)
+      return new Overlay(folder, await takeFolder(folder), options)
     } catch (error) {
       throw fromErrno(error, 'cannot make the overlay', folder)
     }
-    return new Overlay(folder, options)
   }
 
   /**
@@ -200,8 +203,8 @@ export class Overlay implements AsyncDisposable {
       throw fromErrno(error, 'cannot keep the overlay', this.folder)
     } finally {
       for (const { file } of this.#ready.values()) await file?.close()
-      if (kept) await rm(join(this.folder, LOCK_FILE), { force: true })
-      else await removeFolder(this.folder)
+      if (kept) this.#lock.release({ remove: true })
+      else await removeFolder(this.folder, this.#lock)
     }
   }
 
@@ -220,7 +223,7 @@ export class Overlay implements AsyncDisposable {
 }
 
 /** Makes the folder this process's own, also if a dead one left it half made or half removed. */
-async function takeFolder(folder: string): Promise<void> {
+async function takeFolder(folder: string): Promise<LockFile> {
   await mkdir(folder, FOLDER_MODE).catch(error => {
     if (!isErrno(error, 'EEXIST')) throw error
   })
@@ -228,10 +231,20 @@ async function takeFolder(folder: string): Promise<void> {
   if (found.includes(KEPT_FILE))
     throw new ThawError('CONFLICT', `${folder} is an overlay that was kept: move it away first`, { object: folder })
   if (found.some(file => !isOurs(file))) throw new ThawError('CONFLICT', `${folder} is there, and is no overlay`, { object: folder })
-  if ((await tryLockFile(join(folder, LOCK_FILE))) === undefined) {
-    throw new ThawError('CONFLICT', `${folder} is the overlay of a restore that runs`, { object: folder })
+  const lock = await tryLockFile(join(folder, LOCK_FILE)).catch(error => {
+    // Another process has just removed it as a dead one's.
+    if (isErrno(error, 'ENOENT')) return takeFolder(folder)
+    throw error
+  })
+  if (lock === undefined) throw new ThawError('CONFLICT', `${folder} is the overlay of a restore that runs`, { object: folder })
+  try {
+    lock.write(`${process.pid}\n`)
+    for (const file of found) if (file.endsWith(PAGES_SUFFIX)) await rm(join(folder, file), { force: true })
+  } catch (error) {
+    lock.release({ remove: true })
+    throw error
   }
-  for (const file of found) if (file.endsWith(PAGES_SUFFIX)) await rm(join(folder, file), { force: true })
+  return lock
 }
 
 /** Removes the overlays in `dir` whose process is dead, but those that were kept. What cannot be looked at is somebody else's. Never rejects. */
@@ -241,26 +254,28 @@ async function removeDead(dir: string): Promise<void> {
 }
 
 async function removeIfDead(folder: string): Promise<void> {
-  const lock = join(folder, LOCK_FILE)
-  const holder = await readHolder(lock)
-  // Asked first, because trying a lock leaves a file beside it for a moment, and the folder could not be removed then by who lives.
-  if (holder === undefined || !(await isDead(holder))) return
-  // Only the lock of a dead process is given to another one.
-  if ((await tryLockFile(lock)) === undefined) return
-  if ((await readdir(folder)).includes(KEPT_FILE)) await rm(lock, { force: true })
-  else await removeFolder(folder)
+  const path = join(folder, LOCK_FILE)
+  const { size, mtimeMs } = await stat(path)
+  // Its owner has made the file and is about to lock it.
+  if (size === 0 && Date.now() - mtimeMs < TAKING_MS_MAX) return
+  using lock = await tryLockFile(path, { existing: true })
+  if (lock === undefined) return
+  if ((await readdir(folder)).includes(KEPT_FILE)) lock.release({ remove: true })
+  else await removeFolder(folder, lock)
 }
 
 /** Removes what is an overlay's and then the folder, if nothing else lies there. The lock goes last, so that what is interrupted is found again. */
-async function removeFolder(folder: string): Promise<void> {
+async function removeFolder(folder: string, lock: LockFile): Promise<void> {
   try {
-    const files = (await readdir(folder)).filter(isOurs)
-    for (const file of files) if (!file.startsWith(LOCK_FILE)) await rm(join(folder, file), { force: true })
-    for (const file of files) if (file.startsWith(LOCK_FILE)) await rm(join(folder, file), { force: true })
+    const files = (await readdir(folder)).filter(file => isOurs(file) && file !== LOCK_FILE)
+    for (const file of files) await rm(join(folder, file), { force: true })
+    lock.release({ remove: true })
     await rmdir(folder)
   } catch (error) {
     if (isErrno(error, 'ENOENT') || isErrno(error, 'ENOTEMPTY')) return
     throw fromErrno(error, 'cannot remove the overlay', folder)
+  } finally {
+    lock.release()
   }
 }
 

@@ -3,23 +3,32 @@
  *
  *     <path>/v1/7d/7d0c…      sealed bytes under their id, and nothing else in the file
  *     <path>/v1/index         order and sizes, as of when it was written (disk-index.ts)
- *     <path>/v1/owner         who evicts (disk-owner.ts)
- *     <path>/v1/tmp/<pid>.<random>.<count>      being written
+ *     <path>/v1/bound         how much the folder may hold (disk-bound.ts)
+ *     <path>/v1/owner         locked by whoever evicts (disk-owner.ts)
+ *     <path>/v1/tmp/<pid>.<random>.<count>      being written, or an entry that could not be removed
  *
- * A file gets its name when it is complete, so a process that dies leaves no half entry. Nothing is synced: what a power cut tears is found by its hash.
+ * A file gets its name when it is complete, so a process that dies leaves no half entry. Nothing is
+ * synced: what a power cut tears is found by its hash. Nothing that is opened here is followed or
+ * waited for: links are refused, and pipes and folders are no files.
  */
 import { randomBytes } from 'node:crypto'
 import fs from 'node:fs'
 import { mkdir } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { fromErrno, ThawError } from '../errors.ts'
-import { hasErrno, ifThere, rename, unlink, writeAll } from '../store/directory-files.ts'
+import { hasErrno, ifThere, read, rename, unlink, writeAll } from '../store/directory-files.ts'
 
 const FOLDER_MODE = 0o700
 const FILE_MODE = 0o600
 
 /** File systems hand out space in blocks of this size. */
-const BLOCK_BYTES = 4096
+export const BLOCK_BYTES = 4096
+/** Of entries: `00` to `ff`. */
+export const FOLDERS = 256
+const SMALL_BYTES_MAX = 128
+
+const { O_RDONLY, O_NOFOLLOW, O_NONBLOCK } = fs.constants
+const READ_FLAGS = O_RDONLY | O_NOFOLLOW | O_NONBLOCK
 
 /** Tells apart the caches of one process. */
 const prefix = `${process.pid}.${randomBytes(6).toString('hex')}`
@@ -28,12 +37,14 @@ let count = 0
 export class CacheFiles {
   readonly root: string
   readonly indexPath: string
+  readonly boundPath: string
   readonly ownerPath: string
   readonly temporaryPath: string
 
   constructor(path: string) {
     this.root = join(path, 'v1')
     this.indexPath = `${this.root}/index`
+    this.boundPath = `${this.root}/bound`
     this.ownerPath = `${this.root}/owner`
     this.temporaryPath = `${this.root}/tmp`
   }
@@ -48,37 +59,85 @@ export class CacheFiles {
     for (const path of [dirname(this.root), this.root, this.temporaryPath]) await makeFolder(path)
   }
 
-  /**
-   * Writes a file under another name and then gives it this one, in place of what was there. `check` is called in between and may throw. Leaves nothing
-   * behind if it fails. Raw errors of `node:fs`.
-   */
-  async write(path: string, bytes: Uint8Array, check?: () => void): Promise<void> {
+  /** Puts a file with these bytes in place of what was there. `check` is called before it gets its name and may throw. Raw errors of `node:fs`. */
+  write(path: string, bytes: Uint8Array, check?: () => void): Promise<void> {
+    return this.replace(path, fd => writeAll(fd, bytes), check)
+  }
+
+  /** The same with what `fill` writes, which is called again if the folders were not there. Leaves nothing behind if it fails. */
+  async replace(path: string, fill: (fd: number) => Promise<void>, check?: () => void): Promise<void> {
     try {
-      await this.#write(path, bytes, check)
+      await this.#replace(path, fill, check)
     } catch (error) {
       if (!hasErrno(error, 'ENOENT')) throw error
       await this.makeFolders()
-      await this.#write(path, bytes, check)
+      await this.#replace(path, fill, check)
     }
   }
 
-  async #write(path: string, bytes: Uint8Array, check: (() => void) | undefined): Promise<void> {
-    const temporary = `${this.temporaryPath}/${prefix}.${count++}`
+  /**
+   * Takes away what lies under a name. What cannot be unlinked (a folder; a file whose record is damaged) is moved aside:
+   * the name must be free for a good copy. Raw errors of `node:fs`.
+   */
+  async remove(path: string): Promise<void> {
     try {
-      const fd = await openNew(temporary)
-      await writeAll(fd, bytes).finally(() => fs.closeSync(fd))
+      await ifThere(unlink(path))
+    } catch (error) {
+      await rename(path, this.#temporary()).catch(() => Promise.reject(error))
+    }
+  }
+
+  async #replace(path: string, fill: (fd: number) => Promise<void>, check: (() => void) | undefined): Promise<void> {
+    const temporary = this.#temporary()
+    try {
+      const fd = await openWith(temporary, 'wx')
+      await fill(fd).finally(() => fs.closeSync(fd))
       check?.()
-      await renameIntoFolder(temporary, path)
+      await this.#rename(temporary, path)
     } catch (error) {
       await ifThere(unlink(temporary)).catch(() => undefined)
       throw error
     }
   }
+
+  async #rename(from: string, to: string): Promise<void> {
+    try {
+      await rename(from, to)
+    } catch (error) {
+      // An entry's folder comes with its first entry; and a folder in place of a file is not replaced by a name.
+      if (hasErrno(error, 'ENOENT')) await makeFolder(dirname(to))
+      else if (hasErrno(error, 'EISDIR', 'ENOTEMPTY', 'EEXIST')) await this.remove(to)
+      else throw error
+      await rename(from, to)
+    }
+  }
+
+  #temporary(): string {
+    return `${this.temporaryPath}/${prefix}.${count++}`
+  }
 }
 
-/** What a file of that length takes from the disk, in bytes; its name is not counted. */
-export function occupiedBytes(sizeBytes: number): number {
-  return Math.max(1, Math.ceil(sizeBytes / BLOCK_BYTES)) * BLOCK_BYTES
+/** Opens for reading. Raw errors of `node:fs`: ELOOP for a link. */
+export function openFile(path: string): Promise<number> {
+  return openWith(path, READ_FLAGS)
+}
+
+/** The text of a file of a few bytes; undefined: there is none, or something else. Raw errors of `node:fs`. */
+export async function readSmall(path: string): Promise<string | undefined> {
+  const fd = await ifThere(openFile(path)).catch(error => (hasErrno(error, 'ELOOP', 'ENXIO') ? undefined : Promise.reject(error)))
+  if (fd === undefined) return undefined
+  try {
+    if (!fs.fstatSync(fd).isFile()) return undefined
+    const bytes = Buffer.alloc(SMALL_BYTES_MAX)
+    return bytes.toString('latin1', 0, await read(fd, bytes, 0, SMALL_BYTES_MAX, 0))
+  } finally {
+    fs.closeSync(fd)
+  }
+}
+
+/** What a file of that length takes from the disk; its name is not counted. */
+export function blocksOf(sizeBytes: number): number {
+  return Math.max(1, Math.ceil(sizeBytes / BLOCK_BYTES))
 }
 
 /** An error of the file system as a ThawError of this tier; other errors as they are. */
@@ -95,19 +154,8 @@ async function makeFolder(path: string): Promise<void> {
   }
 }
 
-/** An entry's folder comes with its first entry. */
-async function renameIntoFolder(from: string, to: string): Promise<void> {
-  try {
-    await rename(from, to)
-  } catch (error) {
-    if (!hasErrno(error, 'ENOENT')) throw error
-    await makeFolder(dirname(to))
-    await rename(from, to)
-  }
-}
-
-function openNew(path: string): Promise<number> {
+function openWith(path: string, flags: number | 'wx'): Promise<number> {
   return new Promise((resolve, reject) => {
-    fs.open(path, 'wx', FILE_MODE, (error, fd) => (error === null ? resolve(fd) : reject(error)))
+    fs.open(path, flags, FILE_MODE, (error, fd) => (error === null ? resolve(fd) : reject(error)))
   })
 }

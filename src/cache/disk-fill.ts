@@ -2,50 +2,57 @@
  * Filling a disk cache, and making room in it.
  *
  * - Room first: what is evicted for an entry is gone before the entry is written, so the bound holds at every moment for what this cache wrote.
- * - A guest cannot evict, so it stops at an eighth of the bound between two turns: by so much at most a guest exceeds it until the owner looks around.
+ * - Who does not know what the folder holds (a guest; an owner that has not looked yet) cannot evict, so it stops at an eighth of the bound until the
+ *   owner gives leave again (disk-owner.ts): by so much at most it exceeds the bound.
+ * - An entry is there if it was read and is the same. What lies there otherwise is replaced.
  * - A disk that is full, read-only or broken turns filling off for half a minute; then it is tried again. Reading goes on.
  * - What is under way is bounded, in entries and in bytes; beyond that nothing waits, it is not kept.
  */
-import { hasErrno, ifThere, stat } from '../store/directory-files.ts'
+import { hasErrno } from '../store/directory-files.ts'
 import { forEachAtOnce } from '../util/at-once.ts'
 import type { Clock } from '../util/clock.ts'
-import { type CacheFiles, occupiedBytes } from './disk-files.ts'
-import type { Order } from './disk-order.ts'
+import type { Bound } from './disk-bound.ts'
+import type { Catalog } from './disk-catalog.ts'
+import { BLOCK_BYTES, blocksOf, type CacheFiles } from './disk-files.ts'
 import type { Ownership } from './disk-owner.ts'
+import type { Reads } from './disk-read.ts'
 import { Room } from './disk-room.ts'
-import { unlinkIfThere } from './disk-scan.ts'
 
 const PUTS_MAX = 64
 const PUT_BYTES_MAX = 32 * 2 ** 20
-/** The largest entry, and what a guest may write in a turn, is one of so many parts of the bound. */
-const PARTS = 8
 const OFF_MS = 30_000
 const UNLINKS_AT_ONCE = 16
+/** Entries that one put evicts at most. After a bound was lowered the turn removes the others, and nobody waits for that. */
+const EVICTED_MAX = 256
 
 interface FillOptions {
   readonly files: CacheFiles
-  readonly sizeBytes: number
+  readonly bound: Bound
+  readonly reads: Reads
   readonly clock: Clock
 }
 
 export class Fill {
   readonly #files: CacheFiles
-  readonly #sizeBytes: number
+  readonly #bound: Bound
+  readonly #reads: Reads
   readonly #clock: Clock
   readonly #room: Room
+  /** Measured from another number of bytes in use. */
+  readonly #guestRoom: Room
   #puts = 0
   /** Room taken by what is being written. */
   #puttingBytes = 0
-  /** Written as a guest since the last turn. */
-  #guestBytes = 0
   #offUntil = Number.NEGATIVE_INFINITY
   #offBecause: string | undefined
 
-  constructor({ files, sizeBytes, clock }: FillOptions) {
+  constructor({ files, bound, reads, clock }: FillOptions) {
     this.#files = files
-    this.#sizeBytes = sizeBytes
+    this.#bound = bound
+    this.#reads = reads
     this.#clock = clock
     this.#room = new Room(files.root, clock)
+    this.#guestRoom = new Room(files.root, clock)
   }
 
   /** Why nothing is kept at present; undefined: it is. */
@@ -55,17 +62,15 @@ export class Fill {
 
   /** Keeps an entry; resolves to whether it is there now. Rejects with nothing but what `check` throws. */
   async put(id: string, sealed: Uint8Array, owner: Ownership, check: () => void): Promise<boolean> {
-    if (owner.order?.touch(id) !== undefined) return true
-    const bytes = occupiedBytes(sealed.length)
-    if (this.#puts >= PUTS_MAX || this.#puttingBytes + bytes > PUT_BYTES_MAX || bytes > this.#sizeBytes / PARTS) return false
+    const bytes = blocksOf(sealed.length) * BLOCK_BYTES
+    if (this.#puts >= PUTS_MAX || this.#puttingBytes + bytes > PUT_BYTES_MAX) return false
     this.#puts++
     this.#puttingBytes += bytes
     try {
-      if (owner.order === undefined && (await ifThere(stat(this.#files.entryPath(id)))) !== undefined) return true
-      if (this.offBecause !== undefined || !(await this.#makeRoom(owner.order))) return false
+      if (await this.#holds(id, sealed, owner)) return true
+      if (bytes > this.#bound.partBytes || this.offBecause !== undefined || !(await this.#makeRoom(owner))) return false
       await this.#files.write(this.#files.entryPath(id), sealed, check)
-      if (owner.order === undefined) this.#guestBytes += bytes
-      else owner.order.add(id, sealed.length)
+      owner.wrote(id, sealed.length, bytes)
       return true
     } catch (error) {
       check()
@@ -77,31 +82,41 @@ export class Fill {
     }
   }
 
-  /** For every turn: evicts what is too much by now, because others filled, here or elsewhere on the disk. Raw errors of `node:fs`. */
-  async trim(order: Order | undefined): Promise<void> {
-    this.#guestBytes = 0
+  /** For every turn of the owner: evicts what is too much by now, because others filled, here or elsewhere on the disk. Raw errors of `node:fs`. */
+  async trim(catalog: Catalog): Promise<void> {
     this.#room.forget()
-    if (order !== undefined) await this.#evictTo(order, await this.#room.limit(order.bytes, this.#sizeBytes))
+    await this.#evictTo(catalog, await this.#room.limit(catalog.bytes, this.#bound.bytes), Number.POSITIVE_INFINITY)
+  }
+
+  async #holds(id: string, sealed: Uint8Array, { catalog, whole }: Ownership): Promise<boolean> {
+    if (whole !== undefined && !whole.has(id)) return false
+    if (!(await this.#reads.holds(this.#files.entryPath(id), sealed).catch(() => false))) return false
+    catalog?.touch(id)
+    return true
   }
 
   /** Whether there is room for all that is being written. */
-  async #makeRoom(order: Order | undefined): Promise<boolean> {
-    if (order === undefined) {
-      return this.#guestBytes + this.#puttingBytes <= (await this.#room.limit(this.#guestBytes, this.#sizeBytes / PARTS))
+  async #makeRoom(owner: Ownership): Promise<boolean> {
+    const { whole } = owner
+    if (whole === undefined) {
+      const limit = await this.#guestRoom.limit(owner.guestBytes, owner.guestBytesMax)
+      return owner.guestBytes + this.#puttingBytes <= limit
     }
-    const limit = await this.#room.limit(order.bytes, this.#sizeBytes)
+    const limit = await this.#room.limit(whole.bytes, this.#bound.bytes)
     if (this.#puttingBytes > limit) return false
-    await this.#evictTo(order, limit)
-    return order.bytes + this.#puttingBytes <= limit
+    await this.#evictTo(whole, limit, EVICTED_MAX)
+    return whole.bytes + this.#puttingBytes <= limit
   }
 
-  async #evictTo(order: Order, limitBytes: number): Promise<void> {
-    await forEachAtOnce(this.#surplus(order, limitBytes), UNLINKS_AT_ONCE, id => unlinkIfThere(this.#files.entryPath(id)))
+  async #evictTo(catalog: Catalog, limitBytes: number, entriesMax: number): Promise<void> {
+    await forEachAtOnce(this.#surplus(catalog, limitBytes, entriesMax), UNLINKS_AT_ONCE, id =>
+      this.#files.remove(this.#files.entryPath(id)),
+    )
   }
 
-  *#surplus(order: Order, limitBytes: number): Generator<string> {
-    while (order.bytes + this.#puttingBytes > limitBytes) {
-      const id = order.dropOldest()
+  *#surplus(catalog: Catalog, limitBytes: number, entriesMax: number): Generator<string> {
+    for (let evicted = 0; evicted < entriesMax && catalog.bytes + this.#puttingBytes > limitBytes; evicted++) {
+      const id = catalog.dropOldest()
       if (id === undefined) return
       yield id
     }
@@ -113,5 +128,6 @@ export class Fill {
     this.#offUntil = this.#clock.now() + OFF_MS
     this.#offBecause = error instanceof Error ? error.message : String(error)
     this.#room.forget()
+    this.#guestRoom.forget()
   }
 }

@@ -28,12 +28,12 @@ export const readdir = (path: string): Promise<fs.Dirent[]> => promised(done => 
 export const read = (fd: number, target: Uint8Array, offset: number, length: number, position: number): Promise<number> =>
   promised(done => fs.read(fd, target, offset, length, position, done))
 
-/** Writes all of `body` from the start of the file; a disk that fills up takes a part first and fails the next call. */
-export async function writeAll(fd: number, body: Uint8Array): Promise<void> {
+/** Writes all of `body` at a position, default the start of the file; a disk that fills up takes a part first and fails the next call. */
+export async function writeAll(fd: number, body: Uint8Array, position = 0): Promise<void> {
   let written = 0
   while (written < body.length) {
     const from = written
-    written += await promised<number>(done => fs.write(fd, body, from, body.length - from, from, done))
+    written += await promised<number>(done => fs.write(fd, body, from, body.length - from, position + from, done))
   }
 }
 

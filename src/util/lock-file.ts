@@ -1,144 +1,160 @@
 /**
- * One process at a time, by a file beside what it protects: for updates that take milliseconds and happen rarely (a tenant added to a keyring); and, without
- * waiting, for what one process does for as long as it lives (`tryLockFile`).
+ * One process at a time, by flock(2) on a file beside what it protects: for updates that take
+ * milliseconds and happen rarely (a tenant added to a keyring), and for what one process owns for as
+ * long as it lives (a restore's overlay, the disk cache's folder).
  *
- * Invariants
- * - The lock file comes into being whole, by `link`, so nobody reads half a holder.
- * - A lock is broken only when its holder is known to be dead: a process of this machine and pid namespace that no longer exists. A holder
- *   elsewhere (another container, a network file system) cannot be seen, so its lock is waited for, and never broken.
- * - Two who find the same dead holder do not break each other's new lock: a breaker first links the lock to a name made of the holder's
- *   token, which only one can do, and removes the lock only if it is still that holder's.
+ * The kernel gives a lock back when the last descriptor of its open file is closed, however the
+ * process ended. So nobody ever judges whether a holder is alive, and there is no state that a crash
+ * could leave: a lock file without a holder is taken like any other. It holds between all processes
+ * of a host, whatever their containers, and between two holders of one process.
  *
- * Why not flock(2): Node has none.
+ * A lock file may be removed by whoever holds it. Another one that has the removed file open by then
+ * would lock a file without a name, so whoever gets a lock looks whether its name still means it.
  */
-import { randomBytes } from 'node:crypto'
-import { link, readFile, readlink, rm, writeFile } from 'node:fs/promises'
-import { hostname } from 'node:os'
+import fs from 'node:fs'
+import { constants } from 'node:os'
 import { fromErrno, ThawError } from '../errors.ts'
 import { isErrno } from './atomic-file.ts'
 import { type Clock, systemClock } from './clock.ts'
+import { systemErrorOf } from './system-error.ts'
 
 const WAIT_MS = 10_000
 const POLL_MS = 10
+const MODE = 0o600
+/** <sys/file.h>: exclusive, not waiting. */
+const LOCK_EX_NB = 2 | 4
 
-/** What a lock file says, on three lines. */
-export interface Holder {
-  /** Random: tells two locks of one process apart. */
-  readonly token: string
-  readonly pid: number
-  /** Where `pid` means something: host and pid namespace. */
-  readonly place: string
+const { O_CREAT, O_RDONLY, O_RDWR, O_WRONLY, O_NOFOLLOW, O_NONBLOCK } = fs.constants
+
+type TryFlock = (fd: number) => boolean
+
+export interface LockOptions {
+  /** Only if the file is there. */
+  readonly existing?: boolean
 }
 
-/** Runs `work` while holding the lock. TIMEOUT if others hold it for ten seconds; what `work` throws is passed on. */
-export async function withLockFile<T>(lockPath: string, work: () => Promise<T>, clock: Clock = systemClock): Promise<T> {
-  const holder = await newHolder()
-  const ownPath = `${lockPath}.${holder.token}`
-  try {
-    await writeHolder(ownPath, holder)
-    await acquire(lockPath, ownPath, clock)
-  } catch (error) {
-    throw fromErrno(error, 'cannot lock', lockPath)
-  } finally {
-    await rm(ownPath, { force: true })
-  }
-  try {
-    return await work()
-  } finally {
-    await rm(lockPath, { force: true })
-  }
-}
+/** A lock that this process holds, until `release` or its end. */
+export class LockFile implements Disposable {
+  readonly #path: string
+  readonly #fd: number
+  #released = false
 
-async function acquire(lockPath: string, ownPath: string, clock: Clock): Promise<void> {
-  const deadline = clock.now() + WAIT_MS
-  while (!(await linked(ownPath, lockPath))) {
-    const holder = await readHolder(lockPath)
-    if (clock.now() >= deadline) {
-      throw new ThawError('TIMEOUT', `${lockPath} is held by process ${holder?.pid ?? '?'}: remove it if no thaw is running`, {
-        object: lockPath,
-      })
+  constructor(path: string, fd: number) {
+    this.#path = path
+    this.#fd = fd
+  }
+
+  /** Whether the file still has its name: nobody removed it, and no other file is locked in its place. */
+  get isNamed(): boolean {
+    const [locked, named] = [fs.fstatSync(this.#fd), fs.lstatSync(this.#path, { throwIfNoEntry: false })]
+    return named !== undefined && named.ino === locked.ino && named.dev === locked.dev
+  }
+
+  /** Replaces what the file says: for people, and for those who do not get the lock. Raw errors of `node:fs`. */
+  write(text: string): void {
+    const fd = fs.openSync(this.#path, O_WRONLY | O_NOFOLLOW | O_NONBLOCK)
+    try {
+      fs.writeSync(fd, text, 0)
+      fs.ftruncateSync(fd, Buffer.byteLength(text))
+    } finally {
+      fs.closeSync(fd)
     }
-    if (holder !== undefined && (await isDead(holder))) await breakLock(lockPath, holder)
-    await clock.sleep(POLL_MS * (1 + clock.random()))
+  }
+
+  /** Gives the lock back, with its file or without. Idempotent. */
+  release({ remove = false }: { readonly remove?: boolean } = {}): void {
+    if (this.#released) return
+    this.#released = true
+    try {
+      if (remove) fs.rmSync(this.#path, { force: true })
+    } finally {
+      fs.closeSync(this.#fd)
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.release()
   }
 }
 
 /**
- * One try, for locks that are kept for long: what this process holds now, or undefined if somebody has the lock who is not known to be dead. Whoever
- * takes a lock so must expect to lose it to someone with other means to tell who is dead. Raw errors of `node:fs`.
+ * One try: the lock, or undefined if another has it, or if there is no file and none is to be made.
+ * @throws UNSUPPORTED where koffi cannot be loaded; raw errors of `node:fs`
  */
-export async function tryLockFile(lockPath: string): Promise<Holder | undefined> {
-  const holder = await newHolder()
-  const ownPath = `${lockPath}.${holder.token}`
+export async function tryLockFile(path: string, { existing = false }: LockOptions = {}): Promise<LockFile | undefined> {
+  const tryFlock = await loadFlock()
+  // Not for writing, because that would keep a file system from being made read-only.
+  let access = O_RDONLY
+  for (;;) {
+    const fd = open(path, access | (existing ? 0 : O_CREAT))
+    if (fd === undefined) return undefined
+    const lock = new LockFile(path, fd)
+    try {
+      const isHeld = tryFlock(fd)
+      if (isHeld && lock.isNamed) return lock
+      lock.release()
+      if (!isHeld) return undefined
+    } catch (error) {
+      lock.release()
+      // NFS gives locks to writers only.
+      if (access === O_RDWR || !isErrno(error, 'EBADF')) throw error
+      access = O_RDWR
+    }
+  }
+}
+
+/** Runs `work` while holding the lock, and leaves no file. TIMEOUT if others hold it for ten seconds; what `work` throws is passed on. */
+export async function withLockFile<T>(path: string, work: () => Promise<T>, clock: Clock = systemClock): Promise<T> {
+  const lock = await waitForLock(path, clock)
   try {
-    await writeHolder(ownPath, holder)
-    if (await linked(ownPath, lockPath)) return holder
-    const other = await readHolder(lockPath)
-    if (other === undefined || !(await isDead(other))) return undefined
-    await breakLock(lockPath, other)
-    return (await linked(ownPath, lockPath)) ? holder : undefined
+    return await work()
   } finally {
-    await rm(ownPath, { force: true })
+    lock.release({ remove: true })
   }
 }
 
-/** Removes the lock of a holder known to be dead; any other lock, one that has come in its place too, stays. */
-export async function breakLock(lockPath: string, dead: Holder): Promise<void> {
-  const claimPath = `${lockPath}.${dead.token}.broken`
+async function waitForLock(path: string, clock: Clock): Promise<LockFile> {
+  const deadline = clock.now() + WAIT_MS
   try {
-    if (!(await linked(lockPath, claimPath))) return
+    for (;;) {
+      const lock = await tryLockFile(path)
+      if (lock !== undefined) return lock
+      if (clock.now() >= deadline) throw new ThawError('TIMEOUT', `another process holds ${path}`, { object: path })
+      await clock.sleep(POLL_MS * (1 + clock.random()))
+    }
   } catch (error) {
-    if (isErrno(error, 'ENOENT')) return
-    throw error
-  }
-  try {
-    const found = await readHolder(claimPath)
-    if (found?.token === dead.token) await rm(lockPath, { force: true })
-  } finally {
-    await rm(claimPath, { force: true })
+    throw fromErrno(error, 'cannot lock', path)
   }
 }
 
-/** Whether the process that holds it is known to be gone: one elsewhere never is. */
-export async function isDead(holder: Holder): Promise<boolean> {
-  if (holder.place !== (await here())) return false
+/** Undefined: there is none, and none is to be made. */
+function open(path: string, flags: number): number | undefined {
   try {
-    process.kill(holder.pid, 0)
-    return false
+    // Not blocking, so that a FIFO in its place is not waited for.
+    return fs.openSync(path, flags | O_NOFOLLOW | O_NONBLOCK, MODE)
   } catch (error) {
-    return isErrno(error, 'ESRCH')
-  }
-}
-
-/** Undefined if there is no lock, or what is there is not one of ours: that is waited for like any other. */
-export async function readHolder(path: string): Promise<Holder | undefined> {
-  try {
-    const [token = '', pid = '', place = ''] = (await readFile(path, 'utf8')).split('\n')
-    return /^[0-9a-f]{16}$/.test(token) && /^[1-9]\d*$/.test(pid) ? { token, pid: Number(pid), place } : undefined
-  } catch (error) {
-    if (isErrno(error, 'ENOENT')) return undefined
+    if ((flags & O_CREAT) === 0 && isErrno(error, 'ENOENT')) return undefined
     throw error
   }
 }
 
-async function linked(from: string, to: string): Promise<boolean> {
-  try {
-    await link(from, to)
-    return true
-  } catch (error) {
-    if (isErrno(error, 'EEXIST')) return false
-    throw error
+let loading: Promise<TryFlock> | undefined
+
+/** Not of native.ts: keyrings and caches are used where nothing can be served, too. */
+function loadFlock(): Promise<TryFlock> {
+  loading ??= bindFlock().catch(cause => {
+    throw new ThawError('UNSUPPORTED', 'locks need the package koffi, which cannot be loaded here', { cause })
+  })
+  return loading
+}
+
+async function bindFlock(): Promise<TryFlock> {
+  const { default: koffi } = await import('koffi')
+  const flock: (fd: number, operation: number) => number = koffi.load(null).func('int flock(int fd, int operation)')
+  return fd => {
+    if (flock(fd, LOCK_EX_NB) === 0) return true
+    const errno = koffi.errno()
+    if (errno === constants.errno.EAGAIN) return false
+    throw systemErrorOf(errno, 'flock')
   }
-}
-
-async function newHolder(): Promise<Holder> {
-  return { token: randomBytes(8).toString('hex'), pid: process.pid, place: await here() }
-}
-
-function writeHolder(path: string, { token, pid, place }: Holder): Promise<void> {
-  return writeFile(path, `${token}\n${pid}\n${place}\n`, { flag: 'wx', mode: 0o600 })
-}
-
-async function here(): Promise<string> {
-  return `${hostname()} ${await readlink('/proc/self/ns/pid')}`
 }

@@ -2,6 +2,7 @@
 import { readdir, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { SealedCache } from '../../src/cache.ts'
+import { VirtualClock } from '../../src/util/virtual-clock.ts'
 
 /** Entries as files: id → bytes they take from the disk, in blocks of 4 KiB. */
 export async function entriesIn(path: string): Promise<Map<string, number>> {
@@ -29,6 +30,46 @@ export function entryPath(path: string, id: string): string {
 
 export async function roleOf(cache: SealedCache): Promise<string | number | undefined> {
   return (await cache.describe()).details.role
+}
+
+const TURN_MS = 30_000
+
+/** Virtual time that knows how many disk caches wait for their next turn: a turn is real work on files, which virtual time does not wait for. */
+export class TurnClock extends VirtualClock {
+  #waiting = 0
+
+  override after(ms: number, call: () => void): () => void {
+    if (ms !== TURN_MS) return super.after(ms, call)
+    this.#waiting++
+    let counted = true
+    const leave = (): void => {
+      if (counted) this.#waiting--
+      counted = false
+    }
+    const callOff = super.after(ms, () => {
+      leave()
+      call()
+    })
+    return () => {
+      leave()
+      callOff()
+    }
+  }
+
+  /** Opens a cache and lets it take its first turn. */
+  async opened(open: Promise<SealedCache>): Promise<SealedCache> {
+    const waiting = this.#waiting
+    const cache = await open
+    if ((await cache.describe()).details.role !== 'observer') await eventually(() => this.#waiting > waiting)
+    return cache
+  }
+
+  /** Lets every cache take its next turn, and waits until all have. */
+  async turn(): Promise<void> {
+    const waiting = this.#waiting
+    await this.advance(TURN_MS)
+    await eventually(() => this.#waiting >= waiting)
+  }
 }
 
 /** Settles when `holds` does; the test's own deadline ends the waiting. */

@@ -6,8 +6,7 @@ import { join } from 'node:path'
 import fc from 'fast-check'
 import { expect, it } from 'vitest'
 import { openDiskCache } from '../../src/cache/disk.ts'
-import { VirtualClock } from '../../src/util/virtual-clock.ts'
-import { bytesIn } from './disk-folder.ts'
+import { bytesIn, TurnClock } from './disk-folder.ts'
 
 const SIZE_BYTES = 32 * 4096
 const KEYS = 24
@@ -32,8 +31,8 @@ it('gives what was put or nothing, within its bound', async () => {
   await fc.assert(
     fc.asyncProperty(fc.array(step, { minLength: 20, maxLength: 60 }), async steps => {
       const path = await mkdtemp(join(tmpdir(), 'thaw-disk-model-'))
-      const clock = new VirtualClock()
-      const open = () => openDiskCache({ path, sizeBytes: SIZE_BYTES, clock })
+      const clock = new TurnClock()
+      const open = () => clock.opened(openDiskCache({ path, sizeBytes: SIZE_BYTES, clock }))
       let cache = await open()
       const mayHave = new Set<number>()
       const get = (at: number) => cache.get(IDS[at]!, sizeBytes => Buffer.alloc(sizeBytes))
@@ -62,7 +61,7 @@ it('gives what was put or nothing, within its bound', async () => {
           await cache.close()
           cache = await open()
         },
-        turn: () => clock.advance(30_000),
+        turn: () => clock.turn(),
         clear: async () => {
           await cache.clear()
           mayHave.clear()

@@ -1,26 +1,24 @@
 /** The disk cache: what it keeps, in what order it forgets, and who looks after the folder. Faults of the disk: test/fault/disk-cache.test.ts. */
 import { hash, randomBytes } from 'node:crypto'
-import { mkdir, mkdtemp, readFile, rm, stat, utimes, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readdir, readFile, rm, stat, unlink, utimes, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { type DiskCacheOptions, openDiskCache } from '../../src/cache/disk.ts'
+import { type DiskCacheOptions, diskCacheBound, openDiskCache, resizeDiskCache } from '../../src/cache/disk.ts'
 import type { SealedCache } from '../../src/cache.ts'
-import { VirtualClock } from '../../src/util/virtual-clock.ts'
-import { codeOfAsync } from '../code-of.ts'
+import { type LockFile, tryLockFile } from '../../src/util/lock-file.ts'
 import { sealedCacheContract } from '../contract/sealed-cache.ts'
-import { bytesIn, entriesIn, entryPath, eventually, roleOf } from './disk-folder.ts'
+import { bytesIn, entriesIn, entryPath, eventually, roleOf, TurnClock } from './disk-folder.ts'
 
 const BLOCK = 4096
-const TURN_MS = 30_000
 
 let path: string
-let clock: VirtualClock
+let clock: TurnClock
 let opened: SealedCache[]
 
 beforeEach(async () => {
   path = await mkdtemp(join(tmpdir(), 'thaw-disk-cache-'))
-  clock = new VirtualClock()
+  clock = new TurnClock()
   opened = []
 })
 afterEach(async () => {
@@ -29,7 +27,7 @@ afterEach(async () => {
 })
 
 async function open(options: Partial<DiskCacheOptions> = {}): Promise<SealedCache> {
-  const cache = await openDiskCache({ path, sizeBytes: 64 * BLOCK, clock, ...options })
+  const cache = await clock.opened(openDiskCache({ path, sizeBytes: 64 * BLOCK, clock, ...options }))
   opened.push(cache)
   return cache
 }
@@ -44,6 +42,21 @@ async function fill(cache: SealedCache, ids: Iterable<number>): Promise<void> {
 
 async function kept(): Promise<Set<string>> {
   return new Set((await entriesIn(path)).keys())
+}
+
+/** Keeps entries of a block one after the other, as far as a guest may; how many that are of 20. */
+async function fillAsGuest(guest: SealedCache, from: number): Promise<number> {
+  let filled = 0
+  for (const id of range(from, from + 20)) if (await guest.put(idOf(id), Buffer.alloc(BLOCK))) filled++
+  return filled
+}
+
+/** Another that owns the folder, and says that it took so many turns and holds so many bytes. */
+async function ownerElsewhere(turns: number, bytes: number): Promise<LockFile> {
+  await mkdir(join(path, 'v1'), { recursive: true })
+  const lock = (await tryLockFile(join(path, 'v1', 'owner')))!
+  lock.write(`1 ${turns} ${bytes}\n`)
+  return lock
 }
 
 const range = (from: number, to: number): number[] => Array.from({ length: to - from }, (_, index) => from + index)
@@ -156,18 +169,10 @@ describe('a restart', () => {
     await fill(before, range(0, 64))
     await before.close()
     await rm(join(path, 'v1', 'index'))
-    for (const id of range(0, 64)) await utimes(entryPath(path, idOf(id)), 1e6, 1e6 + 1000 - id)
-    await fill(await open(), [64])
-    expect((await kept()).has(idOf(63))).toBe(false)
-    expect((await kept()).size).toBe(64)
-  })
-
-  it('with a smaller bound forgets what is too much', async () => {
-    const before = await open()
-    await fill(before, range(0, 64))
-    await before.close()
-    await open({ sizeBytes: 10 * BLOCK })
-    expect(await kept()).toEqual(new Set(range(54, 64).map(idOf)))
+    // From ten seconds to ten days.
+    for (const id of range(0, 64)) await utimes(entryPath(path, idOf(id)), 0, Date.now() / 1000 - 10 * 1.2 ** id)
+    await fill(await open(), range(64, 74))
+    expect(await kept()).toEqual(new Set([...range(0, 54), ...range(64, 74)].map(idOf)))
   })
 
   it.each<[string, (index: Buffer) => Buffer]>([
@@ -216,17 +221,14 @@ describe('a shared folder', () => {
   it('holds its bound once the owner has looked, whatever guests filled', async () => {
     const [owner, ...guests] = [await open(), await open(), await open()]
     await fill(owner, range(0, 64))
-    for (const [index, guest] of guests.entries()) {
-      const puts = []
-      for (const id of range(0, 20)) puts.push(await guest.put(idOf(100 * (index + 1) + id), Buffer.alloc(BLOCK)))
-      expect(puts.filter(Boolean)).toHaveLength(8)
-    }
+    for (const [index, guest] of guests.entries()) expect(await fillAsGuest(guest, 100 * (index + 1))).toBe(8)
     expect(await bytesIn(path)).toBe(80 * BLOCK)
-    await clock.advance(TURN_MS)
-    await eventually(async () => (await bytesIn(path)) <= 64 * BLOCK)
+    await clock.turn()
+    expect(await bytesIn(path)).toBe(64 * BLOCK)
     expect(await owner.describe()).toMatchObject({ entries: 64 })
     expect((await kept()).has(idOf(100))).toBe(true)
-    await eventually(() => guests[0]!.put(idOf(999), Buffer.alloc(BLOCK)))
+    await clock.turn()
+    expect(await fillAsGuest(guests[0]!, 900)).toBe(8)
   })
 
   it('goes to a guest when the owner leaves, with the order', async () => {
@@ -234,66 +236,180 @@ describe('a shared folder', () => {
     await fill(owner, range(0, 64))
     await get(owner, idOf(0))
     await owner.close()
-    await clock.advance(TURN_MS)
-    await eventually(async () => (await roleOf(guest)) === 'owner')
+    await clock.turn()
+    expect(await roleOf(guest)).toBe('owner')
     await fill(guest, [64])
     expect((await kept()).has(idOf(0))).toBe(true)
     expect((await kept()).size).toBe(64)
   })
 
-  it.each([
-    ['elsewhere, that shows no life', `0123456789abcdef\n1\nanother-host pid:[1]\n`],
-    ['that a power cut tore', ''],
-  ])('is taken over from an owner %s, after some turns', async (_, text) => {
-    await mkdir(join(path, 'v1'))
-    await writeFile(join(path, 'v1', 'owner'), text)
-    const cache = await open()
-    expect(await roleOf(cache)).toBe('guest')
-    await eventually(async () => {
-      await clock.advance(TURN_MS)
-      return (await roleOf(cache)) === 'owner'
-    })
-  })
-
-  it('stays with an owner elsewhere that shows life', async () => {
-    await mkdir(join(path, 'v1'))
-    const lock = join(path, 'v1', 'owner')
-    await writeFile(lock, '0123456789abcdef\n1\nanother-host pid:[1]\n')
-    const cache = await open()
-    for (const turn of range(1, 8)) {
-      await utimes(lock, turn, turn)
-      await clock.advance(TURN_MS)
-      await new Promise(resolve => setTimeout(resolve, 20))
-      expect(await roleOf(cache)).toBe('guest')
+  it('is not filled without end while its owner is stopped', async () => {
+    using _ = await ownerElsewhere(1, 0)
+    const guest = await open()
+    expect(await roleOf(guest)).toBe('guest')
+    expect(await fillAsGuest(guest, 0)).toBe(8)
+    for (const turn of range(1, 5)) {
+      await clock.turn()
+      expect(await fillAsGuest(guest, 100 * turn)).toBe(0)
     }
   })
 
-  it('is given up by an owner that lost the lock', async () => {
+  it('is filled when the owner gives leave, and not while it holds far too much', async () => {
+    using owner = await ownerElsewhere(1, 72 * BLOCK + 1)
+    const guest = await open({ sizeBytes: 64 * BLOCK })
+    await clock.turn()
+    expect(await fillAsGuest(guest, 0)).toBe(0)
+    for (const [turn, bytes, filled] of [
+      [2, 72 * BLOCK, 8],
+      [3, 0, 8],
+      [4, 80 * BLOCK, 0],
+      [0, 0, 0],
+      [5, 0, 8],
+    ] as const) {
+      owner.write(`1 ${turn} ${bytes}\n`)
+      await clock.turn()
+      expect(await fillAsGuest(guest, 100 * (1 + turn))).toBe(filled)
+    }
+  })
+
+  it.each([
+    ['of a version that judged who is dead', '0123456789abcdef\n1\nanother-host pid:[1]\n'],
+    ['that a power cut tore', ''],
+  ])('is looked after at once where nobody holds the lock %s', async (_, text) => {
+    await mkdir(join(path, 'v1'))
+    await writeFile(join(path, 'v1', 'owner'), text)
+    expect(await roleOf(await open())).toBe('owner')
+  })
+
+  it('is given up by an owner whose lock was removed, and taken again when it is free', async () => {
     const cache = await open()
-    await writeFile(join(path, 'v1', 'owner'), '0123456789abcdef\n1\nanother-host pid:[1]\n')
-    await clock.advance(TURN_MS)
-    await eventually(async () => (await roleOf(cache)) === 'guest')
+    await unlink(join(path, 'v1', 'owner'))
+    const other = await ownerElsewhere(1, 0)
+    await clock.turn()
+    expect(await roleOf(cache)).toBe('guest')
+    other.release()
+    await clock.turn()
+    expect(await roleOf(cache)).toBe('owner')
+  })
+})
+
+describe('the bound of a folder', () => {
+  const boundOf = async (cache: SealedCache) => (await cache.describe()).bytesMax
+
+  it('stays when it is opened with a smaller one, or none', async () => {
+    const before = await open()
+    await fill(before, range(0, 64))
+    await before.close()
+    for (const sizeBytes of [10 * BLOCK, undefined]) {
+      const after = await open({ sizeBytes })
+      expect(await boundOf(after)).toBe(64 * BLOCK)
+      await clock.turn()
+      await fill(after, [1])
+      await after.close()
+    }
+    expect((await kept()).size).toBe(64)
+  })
+
+  it('is raised by whoever asks for more, for all who have it open', async () => {
+    const [owner, guest] = [await open(), await open({ sizeBytes: 100 * BLOCK })]
+    await clock.turn()
+    await fill(owner, range(0, 100))
+    expect((await kept()).size).toBe(100)
+    expect(await boundOf(guest)).toBe(100 * BLOCK)
+  })
+
+  it('is the larger one of two who open a new folder at once', async () => {
+    opened = await Promise.all([10, 90, 50].map(blocks => openDiskCache({ path, sizeBytes: blocks * BLOCK, clock })))
+    await eventually(async () => {
+      await clock.turn()
+      return (await diskCacheBound(path)) === 90 * BLOCK
+    })
+  })
+
+  it.each([
+    ['is not there', ''],
+    ['was torn', '12'],
+    ['cannot be', `${'9'.repeat(17)}\n`],
+  ])('that %s is no less than the folder holds', async (_, text) => {
+    const before = await open()
+    await fill(before, range(0, 64))
+    await before.close()
+    await writeFile(join(path, 'v1', 'bound'), text)
+    const after = await open({ sizeBytes: 10 * BLOCK })
+    expect(await boundOf(after)).toBe(64 * BLOCK)
+    expect((await kept()).size).toBe(64)
+  })
+
+  it('is lowered on purpose, and what was used longest ago goes', async () => {
+    await (await open()).close()
+    const cache = await open()
+    await fill(cache, range(0, 64))
     await cache.close()
-    expect(await readFile(join(path, 'v1', 'owner'), 'utf8')).toContain('another-host')
+    expect(await resizeDiskCache({ path, sizeBytes: 10 * BLOCK })).toMatchObject({ entries: 10, bytesMax: 10 * BLOCK })
+    expect(await kept()).toEqual(new Set(range(54, 64).map(idOf)))
+    expect(await boundOf(await open({ sizeBytes: undefined }))).toBe(10 * BLOCK)
+  })
+
+  it('is lowered under an owner too, which does not raise it again', async () => {
+    const owner = await open()
+    await fill(owner, range(0, 64))
+    await resizeDiskCache({ path, sizeBytes: 10 * BLOCK })
+    await clock.turn()
+    expect((await kept()).size).toBe(10)
+    expect(await boundOf(owner)).toBe(10 * BLOCK)
+  })
+
+  it.each([0, -1, 1.5, Number.NaN, Number.POSITIVE_INFINITY])('cannot be %d', async sizeBytes => {
+    await expect(resizeDiskCache({ path, sizeBytes })).rejects.toThrow(RangeError)
+  })
+})
+
+describe('who only looks', () => {
+  it('makes no folder, and finds nothing', async () => {
+    const cache = await open({ path: join(path, 'none'), observe: true })
+    expect(await cache.describe()).toMatchObject({ state: 'up', entries: 0, bytes: 0, details: { role: 'observer', fill: 'off' } })
+    expect(await get(cache, idOf(1))).toBeUndefined()
+    expect(await cache.put(idOf(1), Buffer.alloc(1))).toBe(false)
+    expect(await cache.clear()).toBe(0)
+    await cache.close()
+    expect(await readdir(path)).toEqual([])
+  })
+
+  it('changes nothing in a folder that nobody owns, and tells its bound', async () => {
+    const before = await open()
+    await fill(before, range(0, 64))
+    await before.close()
+    const files = async () => (await readdir(path, { recursive: true })).sort()
+    const there = await files()
+    const cache = await open({ sizeBytes: BLOCK, observe: true })
+    expect(await cache.describe()).toMatchObject({ entries: 64, bytes: 64 * BLOCK, bytesMax: 64 * BLOCK })
+    expect(await get(cache, idOf(7))).toEqual(Buffer.alloc(BLOCK, 7))
+    await cache.close()
+    expect(await files()).toEqual(there)
+  })
+
+  it('may clear what another owns', async () => {
+    const owner = await open()
+    await fill(owner, range(0, 64))
+    const cache = await open({ observe: true })
+    expect((await cache.describe()).details).toMatchObject({ role: 'observer', ownerPid: process.pid })
+    expect(await cache.clear()).toBe(64)
+    await clock.turn()
+    expect(await owner.describe()).toMatchObject({ entries: 0, bytes: 0 })
+    await fill(owner, range(0, 64))
   })
 })
 
 it('writes the order now and then, so that a crash does not forget it', async () => {
   const cache = await open()
   await fill(cache, range(0, 10))
-  await eventually(async () => {
-    await clock.advance(TURN_MS)
-    return stat(join(path, 'v1', 'index')).then(
-      () => true,
-      () => false,
-    )
-  })
+  for (let turn = 0; turn < 20; turn++) await clock.turn()
+  expect((await stat(join(path, 'v1', 'index'))).isFile()).toBe(true)
 })
 
-it('leaves nothing behind but entries and the index', async () => {
+it('leaves nothing behind but entries, the index and the bound', async () => {
   const cache = await open()
   await cache.close()
   await clock.run()
-  expect(await codeOfAsync(() => stat(join(path, 'v1', 'owner')))).toBe('Error')
-  expect((await stat(join(path, 'v1', 'index'))).isFile()).toBe(true)
+  expect((await readdir(join(path, 'v1'))).sort()).toEqual(['bound', 'index', 'tmp'])
 })

@@ -5,16 +5,15 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { hash, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { constants } from 'node:fs'
-import { mkdir, mkdtemp, open as openFile, readdir, rm, stat, truncate, writeFile } from 'node:fs/promises'
+import fs from 'node:fs'
+import { mkdir, mkdtemp, open as openFile, readdir, rm, stat, symlink, truncate, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { type DiskCacheOptions, openDiskCache } from '../../src/cache/disk.ts'
 import type { SealedCache } from '../../src/cache.ts'
-import { VirtualClock } from '../../src/util/virtual-clock.ts'
-import { bytesIn, entriesIn, entryPath, eventually, roleOf } from '../cache/disk-folder.ts'
+import { bytesIn, entriesIn, entryPath, eventually, roleOf, TurnClock } from '../cache/disk-folder.ts'
 import { codeOfAsync } from '../code-of.ts'
 import { mountTmpfs, type Tmpfs } from './tmpfs.ts'
 
@@ -24,13 +23,13 @@ const ENTRY_BYTES = 256 * 1024
 const OFF_MS = 30_000
 
 let path: string
-let clock: VirtualClock
+let clock: TurnClock
 let opened: SealedCache[]
 let mounted: Tmpfs | undefined
 
 beforeEach(async () => {
   path = await mkdtemp(join(tmpdir(), 'thaw-disk-fault-'))
-  clock = new VirtualClock()
+  clock = new TurnClock()
   opened = []
 })
 afterEach(async () => {
@@ -41,7 +40,7 @@ afterEach(async () => {
 })
 
 async function open(options: Partial<DiskCacheOptions> = {}): Promise<SealedCache> {
-  const cache = await openDiskCache({ path, sizeBytes: 64 * MIB, clock, ...options })
+  const cache = await clock.opened(openDiskCache({ path, sizeBytes: 64 * MIB, clock, ...options }))
   opened.push(cache)
   return cache
 }
@@ -172,13 +171,14 @@ describe('a file', () => {
     expect((await cache.describe()).bytes).toBe(Math.max(1, Math.ceil(length / 4096)) * 4096)
   })
 
-  it('that grew gives no more than was asked memory for', async () => {
+  it('that grew is given as it is, in no less memory than it was asked for', async () => {
     const cache = await open()
     const id = (await putNew(cache, 5000))!
-    await truncate(entryPath(path, id), 6000)
-    const memory = Buffer.alloc(6000, 0xee)
-    expect(await cache.get(id, () => memory)).toHaveLength(5000)
-    expect(memory.subarray(5000).every(byte => byte === 0xee)).toBe(true)
+    await truncate(entryPath(path, id), 9000)
+    const memory = Buffer.alloc(9500, 0xee)
+    expect(await cache.get(id, () => memory)).toHaveLength(9000)
+    expect(memory.subarray(9000).every(byte => byte === 0xee)).toBe(true)
+    expect((await cache.describe()).bytes).toBe(3 * 4096)
   })
 
   it('with a flipped bit is given as it is, evicted by whoever notices, and replaced', async () => {
@@ -196,37 +196,102 @@ describe('a file', () => {
     expect(await serves(cache, id)).toBe(true)
   })
 
-  it('that will not be read is an error of the disk', async () => {
+  it.each<[string, (file: string) => Promise<void>]>([
+    ['a folder', async file => mkdir(file)],
+    ['a folder with something in it', async file => void (await mkdir(join(file, 'a', 'b'), { recursive: true }))],
+    ['a pipe', async file => void execFileSync('mkfifo', [file])],
+    ['a link to another file', async file => symlink('/etc/passwd', file)],
+    ['a link to itself', async file => symlink(file, file)],
+  ])('that is %s is a bad copy, is never followed or waited for, and is replaced', async (_, make) => {
+    const cache = await open()
+    const sealed = randomBytes(5000)
+    const id = hash('sha256', sealed)
+    for (const evicts of [true, false]) {
+      await cache.put(id, sealed)
+      await rm(entryPath(path, id))
+      await make(entryPath(path, id))
+      await expect(get(cache, id)).rejects.toMatchObject({ code: 'CORRUPT', tier: 'disk' })
+      await clock.turn()
+      if (evicts) await cache.evict(id)
+      expect(await cache.put(id, sealed)).toBe(true)
+      expect(await serves(cache, id)).toBe(true)
+    }
+  })
+
+  it('with a bad sector is a bad copy, and a good one takes its place', async () => {
+    const cache = await open()
+    const sealed = randomBytes(5000)
+    const id = hash('sha256', sealed)
+    await cache.put(id, sealed)
+    using bad = badSector(entryPath(path, id))
+    await expect(get(cache, id)).rejects.toMatchObject({ code: 'CORRUPT', tier: 'disk' })
+    expect(bad.reads).toBe(1)
+    // Nobody evicted it, and what is put is the same: it is read before it is said to be there.
+    expect(await cache.put(id, sealed)).toBe(true)
+    expect(await serves(cache, id)).toBe(true)
+    expect(bad.reads).toBe(2)
+  })
+
+  it('that cannot even be unlinked is moved aside, so that a good copy has its name', async () => {
     const cache = await open()
     const id = (await putNew(cache, 5000))!
-    await rm(entryPath(path, id))
-    await mkdir(entryPath(path, id))
-    await expect(get(cache, id)).rejects.toMatchObject({ code: 'UNAVAILABLE', tier: 'disk' })
+    const unlink = vi
+      .spyOn(fs, 'unlink')
+      .mockImplementation((_, done) => done(Object.assign(new Error('EIO'), { code: 'EIO', syscall: 'unlink' })))
+    await cache.evict(id)
+    unlink.mockRestore()
+    expect(await get(cache, id)).toBeUndefined()
+    expect(await readdir(join(path, 'v1', 'tmp'))).toHaveLength(1)
+  })
+
+  it('of absurd length is no entry', async () => {
+    await (await open({ sizeBytes: 8 * MIB })).close()
+    const id = hash('sha256', 'x')
+    await mkdir(join(path, 'v1', id.slice(0, 2)))
+    await writeFile(entryPath(path, id), '')
+    await truncate(entryPath(path, id), 2 ** 40)
+    const cache = await open({ sizeBytes: 8 * MIB })
+    expect(await cache.describe()).toMatchObject({ entries: 0, bytes: 0 })
+    expect(await get(cache, id)).toBeUndefined()
   })
 
   it('that hangs is a TIMEOUT, the disk is down until it answers, and the memory was never asked for', async () => {
     const cache = await open()
     const [id, other] = [(await putNew(cache, 5000))!, (await putNew(cache, 5000))!]
-    // Opening a pipe waits for its other end.
-    await rm(entryPath(path, id))
-    execFileSync('mkfifo', [entryPath(path, id)])
-    let asked = false
-    const call = cache.get(id, sizeBytes => {
-      asked = true
-      return Buffer.alloc(sizeBytes)
-    })
-    const failed = expect(call).rejects.toMatchObject({ code: 'TIMEOUT', tier: 'disk' })
+    const answers: (() => void)[] = []
+    const real = fs.open
+    const opening = vi.spyOn(fs, 'open').mockImplementation(((...args: Parameters<typeof fs.open>) => {
+      answers.push(() => real(...args))
+    }) as typeof fs.open)
+    const failed = expect(cache.get(id, refuse)).rejects.toMatchObject({ code: 'TIMEOUT', tier: 'disk' })
     await clock.advance(2000)
     await failed
+    opening.mockRestore()
     await expect(get(cache, other)).rejects.toMatchObject({ code: 'UNAVAILABLE', tier: 'disk' })
     expect((await cache.describe()).state).toBe('down')
-    const end = await openFile(entryPath(path, id), constants.O_RDWR | constants.O_NONBLOCK)
+    for (const answer of answers) answer()
     await eventually(async () => (await cache.describe()).state === 'up')
-    await end.close()
-    expect(asked).toBe(false)
     expect(await serves(cache, other)).toBe(true)
   })
 })
+
+/** Makes every read of the file that lies there now EIO, whoever opens it, until it is disposed. */
+function badSector(file: string): Disposable & { reads: number } {
+  const { ino } = fs.statSync(file)
+  const real = fs.read
+  const reading = vi.spyOn(fs, 'read').mockImplementation(((fd: number, ...rest: unknown[]) => {
+    if (fs.fstatSync(fd).ino !== ino) return Reflect.apply(real, fs, [fd, ...rest])
+    bad.reads++
+    const done = rest.at(-1) as (error: Error) => void
+    done(Object.assign(new Error('EIO: i/o error, read'), { code: 'EIO', errno: -5, syscall: 'read' }))
+  }) as typeof fs.read)
+  const bad = { reads: 0, [Symbol.dispose]: () => reading.mockRestore() }
+  return bad
+}
+
+const refuse = (): never => {
+  throw new Error('not to be asked')
+}
 
 describe('a process', () => {
   it('killed while it writes leaves no wrong entry and no rubbish, and the bound is kept', { timeout: 120_000 }, async () => {
@@ -258,8 +323,8 @@ describe('a process', () => {
     expect((await cache.describe()).details.ownerPid).toBe(child.pid)
     await child.puts(3)
     await child.kill()
-    await clock.advance(OFF_MS)
-    await eventually(async () => (await roleOf(cache)) === 'owner')
+    await clock.turn()
+    expect(await roleOf(cache)).toBe('owner')
     expect(await bytesIn(path)).toBeLessThanOrEqual(8 * MIB)
   })
 
@@ -270,8 +335,8 @@ describe('a process', () => {
     await Promise.all([...children.map(child => child.puts(20)), ...Array.from({ length: 40 }, () => putNew(owner))])
     for (const child of children) await child.kill()
     expect(await bytesIn(path)).toBeLessThanOrEqual(10 * MIB)
-    await clock.advance(OFF_MS)
-    await eventually(async () => (await bytesIn(path)) <= 8 * MIB)
+    await clock.turn()
+    expect(await bytesIn(path)).toBeLessThanOrEqual(8 * MIB)
     for (const id of (await entriesIn(path)).keys()) expect(await serves(owner, id)).toBe(true)
   })
 })
