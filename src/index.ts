@@ -1,6 +1,6 @@
 /** The public API of thaw. Named re-exports only; everything else may change at any time. */
 
-export type { DiskCacheOptions } from './cache/disk.ts'
+export { type DiskCacheOptions, diskCacheBound, resizeDiskCache } from './cache/disk.ts'
 export type { OriginOptions } from './cache/origin.ts'
 export type { RedisCacheOptions, RedisMode } from './cache/redis.ts'
 export type { CacheDescription } from './cache.ts'

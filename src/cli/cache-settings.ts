@@ -16,7 +16,8 @@ import { parseSize, SIZE_FORMS } from './size.ts'
 export interface CacheSettings {
   /** Of commands that serve pages; bulk work leaves it alone. */
   readonly memoryBytes: number
-  readonly disk: { readonly path: string; readonly sizeBytes: number } | undefined
+  /** Without a size the folder's own bound counts. */
+  readonly disk: { readonly path: string; readonly sizeBytes: number | undefined } | undefined
   readonly l2: L2Settings | undefined
   readonly metrics: { readonly host: string; readonly port: number } | undefined
   /** Where running processes are found; undefined: the default of this user (state-folder.ts). */
@@ -35,7 +36,6 @@ export interface L2Settings {
 /** Written out: the library's own list would bring the library with it. */
 export const L2_MODES: readonly RedisMode[] = ['standalone', 'cluster', 'shards']
 const MEMORY_BYTES_DEFAULT = 512 * 2 ** 20
-const DISK_BYTES_DEFAULT = 10 * 2 ** 30
 const YES = ['1', 'true', 'yes']
 const NO = ['0', 'false', 'no']
 
@@ -86,7 +86,7 @@ function spelt(name: string, between: string): string {
 
 function diskOf(find: Lookup): CacheSettings['disk'] {
   const path = pathOf(find('cacheDir'))
-  const sizeBytes = sizeOf(find('cacheDisk')) ?? DISK_BYTES_DEFAULT
+  const sizeBytes = sizeOf(find('cacheDisk'))
   return path === undefined || sizeBytes === 0 ? undefined : { path, sizeBytes }
 }
 

@@ -1,30 +1,33 @@
-/** `thaw cache ls|clear|warm`: what lies in the caches that are set, and how it comes and goes. */
+/** `thaw cache ls|resize|clear|warm`: what lies in the caches that are set, and how it comes and goes. */
 import assert from 'node:assert/strict'
 import {
   type CacheDescription,
+  type CacheOptions,
   type CacheTier,
   createCache,
   isThawError,
+  resizeDiskCache,
   type SnapshotStore,
   ThawError,
   type WarmProgress,
   type WarmResult,
 } from '../index.ts'
-import { type CacheSettings, readCacheSettings } from './cache-settings.ts'
+import { readCacheSettings } from './cache-settings.ts'
 import { connect } from './connect.ts'
 import { UsageError } from './exit.ts'
 import { type Column, formatBytes, formatCount, formatDuration, formatTable, formatTiers, oneLine, TIER_NAMES } from './format.ts'
 import type { Invocation } from './invocation.ts'
 import { ProgressLine, type ProgressView } from './progress.ts'
 import { openCaches } from './read-through.ts'
+import { parseSize, SIZE_FORMS } from './size.ts'
 
 export interface TierFlags {
   readonly tier?: readonly CacheTier[]
 }
 
 const UNKNOWN = '?'
-/** For a cache that is only looked at. */
 const NO_READS = { memoryBytes: 0, thread: 'main' } as const
+const NO_DISK = 'no disk cache is set: name its folder with --cache-dir DIR (THAW_CACHE_DIR, or cacheDir in the config)'
 const NONE_SET = 'no cache is set: name one with --cache-dir DIR or --l2 URL (THAW_CACHE_DIR, THAW_L2, or cacheDir and l2 in the config)'
 
 const COLUMNS: readonly Column[] = [
@@ -41,7 +44,7 @@ const COLUMNS: readonly Column[] = [
 export async function listCaches({ flags, output }: Invocation): Promise<void> {
   const { disk, l2 } = readCacheSettings(flags)
   const tiers: CacheDescription[] = []
-  if (disk !== undefined) tiers.push(await describe({ tier: 'disk', name: disk.path }, { disk }))
+  if (disk !== undefined) tiers.push(await describe({ tier: 'disk', name: disk.path }, { disk: { ...disk, observe: true } }))
   if (l2 !== undefined) tiers.push(await describe({ tier: 'l2', name: 'L2' }, { l2 }))
   output.answer({ tiers }, () => (tiers.length === 0 ? [] : formatTable(COLUMNS, tiers.map(rowOf))))
   if (tiers.length === 0) output.note(NONE_SET)
@@ -50,7 +53,7 @@ export async function listCaches({ flags, output }: Invocation): Promise<void> {
 /** Each tier is opened alone, so that one that cannot be opened does not hide the other. */
 async function describe(
   known: Pick<CacheDescription, 'tier' | 'name'>,
-  tier: Partial<Pick<CacheSettings, 'disk' | 'l2'>>,
+  tier: Pick<CacheOptions, 'disk' | 'l2'>,
 ): Promise<CacheDescription> {
   try {
     await using cache = await createCache({ ...NO_READS, ...tier })
@@ -64,16 +67,31 @@ async function describe(
   }
 }
 
+function figure(value: number | undefined, format: (value: number) => string): string {
+  return value === undefined ? UNKNOWN : format(value)
+}
+
 function rowOf({ tier, name, state, remark, entries, bytes, bytesMax }: CacheDescription): string[] {
-  const figure = (value: number | undefined, format: (value: number) => string): string => (value === undefined ? UNKNOWN : format(value))
   const figures = [figure(entries, formatCount), figure(bytes, formatBytes), figure(bytesMax, formatBytes)]
   return [TIER_NAMES[tier], state, ...figures, oneLine(name), oneLine(remark ?? '')]
+}
+
+/** The one way to lower the bound of a folder: no flag of another command deletes what the folder holds. */
+export async function resizeCache({ flags, output }: Invocation, size: string): Promise<void> {
+  const { disk } = readCacheSettings(flags)
+  if (disk === undefined) throw new UsageError(NO_DISK)
+  const sizeBytes = parseSize(size)
+  if (!sizeBytes) throw new UsageError(`${JSON.stringify(size)} is not ${SIZE_FORMS}`)
+  const resized = await resizeDiskCache({ path: disk.path, sizeBytes })
+  output.done({ ...resized }, () => [
+    `${oneLine(resized.name)}: may hold ${formatBytes(sizeBytes)}, holds ${figure(resized.bytes, formatBytes)}`,
+  ])
 }
 
 export async function clearCaches({ flags, output }: Invocation, { tier: chosen }: TierFlags): Promise<void> {
   const { disk, l2 } = readCacheSettings(flags)
   requireTiers(chosen, { disk: disk !== undefined, l2: l2 !== undefined })
-  await using cache = await createCache({ ...NO_READS, disk, l2 })
+  await using cache = await createCache({ ...NO_READS, disk: disk && { ...disk, observe: true }, l2 })
   const cleared = await cache.clear(chosen)
   output.done({ cleared }, () =>
     cleared.map(({ tier, name, entries }) => `${TIER_NAMES[tier]}: removed ${formatEntries(entries)} from ${oneLine(name)}`),

@@ -9,6 +9,7 @@ import {
   type Cache,
   type CacheOptions,
   createCache,
+  diskCacheBound,
   isThawError,
   metricsText,
   type Restore,
@@ -18,7 +19,7 @@ import {
 import { type Answers, announce } from './announce.ts'
 import type { CacheSettings } from './cache-settings.ts'
 import { commitAnswer, commitPath } from './commit-answer.ts'
-import { formatCount } from './format.ts'
+import { formatBytes, formatCount } from './format.ts'
 import type { Invocation } from './invocation.ts'
 import { stateFolder } from './state-folder.ts'
 
@@ -51,8 +52,19 @@ export class Caches implements AsyncDisposable {
   static async open(invocation: Invocation, settings: CacheSettings, serving?: Serving): Promise<Caches> {
     const base = serving === undefined ? BULK : { memoryBytes: settings.memoryBytes, pagers: serving }
     const caches = new Caches(await openTiers(invocation, settings, base), invocation, settings)
+    if (settings.disk !== undefined) await caches.#tellBound(settings.disk, serving !== undefined)
     if (settings.metrics !== undefined) await caches.#serveMetrics(settings.metrics)
     return caches
+  }
+
+  /** A smaller size than the folder's changes nothing: who serves with it for months should know. */
+  async #tellBound({ path, sizeBytes }: NonNullable<CacheSettings['disk']>, serves: boolean): Promise<void> {
+    const bound = sizeBytes === undefined ? undefined : await diskCacheBound(path).catch(() => undefined)
+    if (sizeBytes === undefined || bound === undefined || bound <= sizeBytes) return
+    const { output } = this.#invocation
+    const text = `the disk cache may hold ${formatBytes(bound)}, not ${formatBytes(sizeBytes)}: only \`thaw cache resize\` lowers that`
+    if (serves) output.warn(text)
+    else output.detail(text)
   }
 
   async #serveMetrics(address: { readonly host: string; readonly port: number }): Promise<void> {
@@ -107,10 +119,10 @@ export class Caches implements AsyncDisposable {
   /** A cache that failed cost nobody but its hits, and should be seen to all the same. */
   async #tellFailures(): Promise<void> {
     const figures = await this.cache.stats()
-    const descriptions = await this.cache.describe()
-    for (const tier of ['disk', 'l2'] as const) {
+    const failed = (['disk', 'l2'] as const).filter(tier => (figures[tier]?.errors ?? 0) > 0)
+    const descriptions = failed.length === 0 ? [] : await this.cache.describe()
+    for (const tier of failed) {
       const errors = figures[tier]?.errors ?? 0
-      if (errors === 0) continue
       const { remark } = descriptions.find(description => description.tier === tier) ?? {}
       this.#invocation.output.warn(`${NAMES[tier]} failed ${formatCount(errors, 'time')}${remark === undefined ? '' : `: ${remark}`}`)
     }

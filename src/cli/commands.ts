@@ -207,7 +207,7 @@ function defineExec(program: Command): void {
 }
 
 function defineCache(program: Command, start: Start): void {
-  const cache = program.command('cache').description('show, empty and fill the caches').usage('COMMAND').helpCommand(false)
+  const cache = program.command('cache').description('show, size, empty and fill the caches').usage('COMMAND').helpCommand(false)
   const tier = (): Option => new Option('--tier <tier>', 'only this one, repeatable').choices(CACHE_TIERS).argParser(collectTier)
   cache
     .command('ls')
@@ -216,6 +216,15 @@ function defineCache(program: Command, start: Start): void {
     .action(async () => {
       const { listCaches } = await import('./cache.ts')
       await listCaches(start('cache ls'))
+    })
+  cache
+    .command('resize')
+    .description('set how much the disk cache may hold, more or less than now')
+    .argument('<size>', 'the new bound of the folder, such as 200G')
+    .addHelpText('after', examples('thaw cache resize 200G --cache-dir /var/cache/thaw'))
+    .action(async (size: string) => {
+      const { resizeCache } = await import('./cache.ts')
+      await resizeCache(start('cache resize'), size)
     })
   cache
     .command('clear')

@@ -62,7 +62,7 @@ function defineCacheOptions(program: Command): void {
   program
     .optionsGroup('Caches:')
     .option('--cache-dir <dir>', 'keep sealed chunks on this disk')
-    .option('--cache-disk <size>', 'at most so many bytes there; default 10G')
+    .option('--cache-disk <size>', 'at least so many bytes may lie there; a new folder: 10G')
     .option('--cache-memory <size>', 'opened chunks in memory, where pages are served; default 512M')
     .option('--l2 <url>', 'redis://[user:password@]host:port, rediss:// for TLS, or none; repeatable', collect)
     .addOption(new Option('--l2-mode <mode>', 'what several nodes are; default for one: standalone').choices(L2_MODES))

@@ -87,8 +87,8 @@ describe('cache settings', () => {
     expect(read({}, { THAW_STATE_DIR: 's' }).stateDir).toBe(join(folder, 's'))
   })
 
-  it('give a disk its default size, and none without a folder', () => {
-    expect(read({ cacheDir: '/c' }).disk).toEqual({ path: '/c', sizeBytes: 10 * GIB })
+  it('leave the size of a disk to its folder, and give none without a folder', () => {
+    expect(read({ cacheDir: '/c' }).disk).toEqual({ path: '/c', sizeBytes: undefined })
     expect(read({ cacheDisk: '1G' }).disk).toBeUndefined()
   })
 

@@ -78,6 +78,15 @@ describe('cache ls', () => {
     expect(row).toMatch(/^disk +up +0 +0 B +10 GiB/)
   })
 
+  it('makes no folder, and deletes nothing, whatever size it is given', async () => {
+    await tiersOf(...DISK)
+    expect(await readdir(place.path('.'))).not.toContain('cache')
+    await place.mustRun('cache', 'warm', 'a', ...DISK)
+    for (const size of ['4K', '1T']) {
+      expect(await tiersOf(...DISK, '--cache-disk', size)).toMatchObject([{ entries: CHUNKS + 1, bytesMax: 10 * 2 ** 30 }])
+    }
+  })
+
   it('is empty where no cache is set, and says how to set one', async () => {
     const { code, stdout, stderr } = await place.run('cache', 'ls')
     expect({ code, stdout }).toEqual({ code: 0, stdout: '' })
@@ -89,6 +98,23 @@ describe('cache ls', () => {
       { tier: 'disk', state: 'up' },
       { tier: 'l2', name: '127.0.0.1:1', state: 'down', remark: expect.not.stringContaining('s3cret') },
     ])
+  })
+})
+
+describe('the bound of a folder', () => {
+  it('is raised by a size, and lowered by cache resize alone', async () => {
+    await place.mustRun('cache', 'warm', 'a', ...DISK, '--cache-disk', '1G')
+    await place.mustRun('pull', 'a', 'out', ...DISK)
+    await place.mustRun('pull', 'a', 'out', ...DISK, '--cache-disk', '4K')
+    expect(await tiersOf(...DISK)).toMatchObject([{ entries: CHUNKS + 1, bytesMax: 2 ** 30 }])
+    await place.mustRun('pull', 'a', 'out', ...DISK, '--cache-disk', '2G')
+    expect(await tiersOf(...DISK)).toMatchObject([{ bytesMax: 2 * 2 ** 30 }])
+    expect(await place.document('cache', 'resize', '4K', ...DISK)).toMatchObject({ entries: 0, bytes: 0, bytesMax: 4096 })
+    expect(await tiersOf(...DISK)).toMatchObject([{ entries: 0, bytesMax: 4096 }])
+  })
+
+  it.each([[['4Q', ...DISK]], [['0', ...DISK]], [['1G']]])('is not set by cache resize %j', async args => {
+    expect((await place.run('cache', 'resize', ...args)).code).toBe(2)
   })
 })
 
