@@ -24,9 +24,12 @@ export type ChangedPages = { readonly page: number; readonly count: number } & (
 export interface ImageChanges {
   /** Of the image. */
   readonly sizeBytes: number
-  /** In order, not overlapping. May be asked for more than once; each time is the beginning of a look that `checkUnchanged` ends. */
+  /** In order, not overlapping. May be asked for more than once. */
   stretches(): Iterable<ChangedPages>
-  /** @throws ThawError CONFLICT if something was written since `stretches` was last asked: the guest has to be stopped first */
+  /**
+   * Called once all images have been read.
+   * @throws ThawError CONFLICT if something was written since these changes were made out: the guest has to be stopped first
+   */
   checkUnchanged(): void | Promise<void>
 }
 

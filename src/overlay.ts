@@ -12,13 +12,11 @@
  */
 import { type FileHandle, mkdir, open, readdir, rm, rmdir, stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { ImageChanges } from './changes.ts'
 import { PAGE_BYTES, pageCount } from './chunk.ts'
 import { fromErrno, ThawError } from './errors.ts'
 import { checkImageName } from './names.ts'
 import { BUDGET, BUDGET_WORDS, COUNT, COUNTS, type SharedOverlay } from './overlay/image-overlay.ts'
 import { KEPT_FILE, writeKept } from './overlay/kept.ts'
-import { overlayChanges } from './overlay/overlay-changes.ts'
 import { isErrno } from './util/atomic-file.ts'
 import { type LockFile, tryLockFile } from './util/lock-file.ts'
 import { makeFolders } from './util/make-folders.ts'
@@ -178,14 +176,8 @@ export class Overlay implements AsyncDisposable {
     }
   }
 
-  /** What was written to an image, for a push whose parent is the restore's snapshot; good until `close`. Undefined if its overlay was not asked for: nothing was. */
-  changes(name: string): ImageChanges | undefined {
-    const opened = this.#ready.get(name)
-    return opened && overlayChanges(opened.shared)
-  }
-
   /**
-   * Removes the folder, or makes it durable if it is to be kept. Nobody may use what `image` and `changes` gave any more. Idempotent.
+   * Removes the folder, or makes it durable if it is to be kept. Nobody may use what `image` gave any more. Idempotent.
    * @throws ThawError NO_SPACE, DENIED, UNAVAILABLE if it could not be kept: then it is removed, as half an overlay is none
    */
   close(): Promise<void> {

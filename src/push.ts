@@ -181,6 +181,8 @@ class Push {
     const writer = new ChunkWriter({ objects, root: root.id, domain: sealer.domain }, this.#parent, this.#counts, this.#primer)
     const lineageKey = new Uint8Array(this.#parent?.manifest.lineageKey ?? randomBytes(LINEAGE_KEY_BYTES))
     const images = await this.#pushImages(sources.byName, pool, writer, lineageKey).catch(error => this.#keepStored(error))
+    // All at once, now that nothing is read any more: each was looked at by itself, at another time.
+    for (const source of sources.byName.values()) await source.checkUnchanged().catch(error => this.#keepStored(error))
     const table = writer.finish(usedChunks(images), layer)
     if (this.#parent !== undefined) await copyInherited(objects, this.#parent.root, root.id, table, { signal: this.#signal })
     return await this.#publish(table, images, lineageKey)

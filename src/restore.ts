@@ -4,7 +4,8 @@
  * Its front ends are served by one pager (pager.ts). Closing it ends them, and removes the overlay unless it is kept.
  */
 import { randomBytes, randomUUID } from 'node:crypto'
-import { type ChildSpec, type CommitOptions, commitSources } from './commit.ts'
+import { Commits } from './commit/commits.ts'
+import type { ChildSpec, CommitOptions } from './commit.ts'
 import type { Engine, HeldSnapshot } from './engine.ts'
 import { type ErrorCode, ThawError } from './errors.ts'
 import type { ImageKind } from './manifest.ts'
@@ -167,8 +168,7 @@ export class Restore implements AsyncDisposable {
   /** Made when a front end first needs one. */
   #opening: Promise<Overlay> | undefined
   #overlay: Overlay | undefined
-  /** That are under way. */
-  readonly #commits = new Set<Promise<PushResult>>()
+  readonly #commits: Commits<PushResult>
   readonly #closing = new AbortController()
   #closed: Promise<void> | undefined
 
@@ -195,6 +195,14 @@ export class Restore implements AsyncDisposable {
       writer: undefined,
     }))
     this.#images = new Map(states.map(state => [state.image.name, state]))
+    this.#commits = new Commits({
+      id,
+      images: () => [...this.#images.values()].map(({ image: { name }, isPrivate, overlay }) => ({ name, isPrivate, overlay })),
+      flush: async () => {
+        for (const frontEnd of this.#frontEnds) await frontEnd.flush?.()
+      },
+      push: source.push,
+    })
   }
 
   /** @throws NOT_FOUND, with the names there are */
@@ -321,34 +329,17 @@ export class Restore implements AsyncDisposable {
   }
 
   /**
-   * Publishes what the guest made of the snapshot as a child of it; durable when this resolves. The guest has to be stopped meanwhile, and goes on after it. Closing the restore
-   * ends it.
-   * @throws RangeError for an image that does not exist, or that was served by userfaultfd and has no diff file; CONFLICT if the guest wrote meanwhile, or the tag was changed by
-   * someone else; UNSUPPORTED for a diff file whose holes cannot be told; WRONG_KEY, DENIED, NO_SPACE, UNAVAILABLE, TIMEOUT; CLOSED
+   * Publishes what the guest made of the snapshot as a child of it, or of the last commit; durable when this resolves. The guest has to be stopped before its VMM writes a diff or a state,
+   * until this has resolved (docs/RESUME.md). Closing the restore ends it.
+   * @throws RangeError for an image that does not exist, that needs a diff file and has none, or diffs of which it is not known where they begin; CONFLICT if the guest wrote meanwhile,
+   * another commit is under way, or the tag was changed by someone else; CORRUPT if a write of the guest was lost: no commit is possible any more; UNSUPPORTED for a diff file whose
+   * holes cannot be told; WRONG_KEY, DENIED, NO_SPACE, UNAVAILABLE, TIMEOUT; CLOSED
    */
   async commit(options: CommitOptions = {}): Promise<PushResult> {
     this.#checkOpen()
     const { signal: closing } = this.#closing
     const signal = options.signal === undefined ? closing : AbortSignal.any([options.signal, closing])
-    const work = this.#commit({ ...options, signal })
-    this.#commits.add(work)
-    try {
-      return await work
-    } finally {
-      this.#commits.delete(work)
-    }
-  }
-
-  async #commit(options: CommitOptions): Promise<PushResult> {
-    for (const frontEnd of this.#frontEnds) await frontEnd.flush?.()
-    const { diffs, images: whole, layer, tenant, tag, labels, ...pushOptions } = options
-    const images = [...this.#images.values()].map(({ image: { name }, isPrivate }) => ({
-      name,
-      isPrivate,
-      changes: this.#overlay?.changes(name),
-    }))
-    await using sources = await commitSources(images, { diffs, images: whole })
-    return await this.#source.push({ layer, tenant, tag, labels, images: sources.images }, pushOptions)
+    return await this.#commits.commit({ ...options, signal })
   }
 
   #checkOpen(): void {
@@ -371,7 +362,7 @@ export class Restore implements AsyncDisposable {
   async #close(): Promise<void> {
     // They read the overlay.
     this.#closing.abort(this.#closedError())
-    await Promise.allSettled(this.#commits)
+    await this.#commits.ended()
     await Promise.all([...this.#frontEnds].map(frontEnd => frontEnd.close()))
     const paged = await this.#paged?.catch(() => undefined)
     await paged?.pager.endRestore(paged.number)

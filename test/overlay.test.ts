@@ -11,6 +11,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { PAGE_BYTES, pageCount } from '../src/chunk.ts'
 import type { ChangedPages } from '../src/index.ts'
 import { ImageOverlay, type SharedOverlay } from '../src/overlay/image-overlay.ts'
+import { overlayChanges } from '../src/overlay/overlay-changes.ts'
 import { PAGE_STATE } from '../src/overlay/page-states.ts'
 import { Overlay, type OverlayOptions } from '../src/overlay.ts'
 import { loadNative } from '../src/util/native.ts'
@@ -78,7 +79,7 @@ describe('an image', () => {
           else image.zero(at.first, at.count)
         }
         expectLike(image, bytes, states)
-        expect(covered([...(overlay.changes('rootfs')?.stretches() ?? [])])).toEqual(states)
+        expect(covered([...overlayChanges(shared).stretches()])).toEqual(states)
         expect(overlay.figures()).toMatchObject({
           writtenPages: states.filter(state => state === PAGE_STATE.written).length,
           zeroPages: states.filter(state => state === PAGE_STATE.zero).length,
@@ -149,7 +150,7 @@ describe('an image', () => {
     await using overlay = await create()
     const shared = await overlay.image('memory', { written: false })
     new ImageOverlay(shared).zero(2, 3)
-    expect([...overlay.changes('memory')!.stretches()]).toEqual([{ kind: 'zero', page: 2, count: 3 }])
+    expect([...overlayChanges(shared).stretches()]).toEqual([{ kind: 'zero', page: 2, count: 3 }])
     expect(await readdir(overlay.folder)).toEqual(['overlay.lock'])
     const withFile = await overlay.image('memory', { written: true })
     new ImageOverlay(withFile).write(4, page(1))
@@ -182,18 +183,17 @@ describe('an image', () => {
 describe('changes', () => {
   it('of an image that was written to meanwhile are CONFLICT', async () => {
     await using overlay = await create()
-    expect(overlay.changes('rootfs')).toBeUndefined()
     const shared = await overlay.image('rootfs', { written: true })
     const image = new ImageOverlay(shared)
     image.write(0, page(1))
-    const changes = overlay.changes('rootfs')!
+    const changes = overlayChanges(shared)
     expect([...changes.stretches()]).toEqual([{ kind: 'file', page: 0, count: 1, fd: shared.fd, offset: 0 }])
     changes.checkUnchanged()
     image.write(0, page(2))
     expect(codeOf(() => changes.checkUnchanged())).toBe('CONFLICT')
     expect([...changes.stretches()]).toHaveLength(1)
     expect(codeOf(() => changes.checkUnchanged())).toBe('CONFLICT')
-    const next = overlay.changes('rootfs')!
+    const next = overlayChanges(shared)
     next.checkUnchanged()
     image.zero(7, 1)
     expect(codeOf(() => next.checkUnchanged())).toBe('CONFLICT')
@@ -205,11 +205,11 @@ describe('changes', () => {
     const shared = await overlay.image('rootfs', { written: true })
     const image = new ImageOverlay(shared)
     image.beginChange()
-    const changes = overlay.changes('rootfs')!
+    const changes = overlayChanges(shared)
     expect(codeOf(() => changes.checkUnchanged())).toBe('CONFLICT')
     image.endChange()
     expect(codeOf(() => changes.checkUnchanged())).toBe('CONFLICT')
-    overlay.changes('rootfs')!.checkUnchanged()
+    overlayChanges(shared).checkUnchanged()
   })
 })
 

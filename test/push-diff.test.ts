@@ -11,6 +11,7 @@ import { layeredChanges } from '../src/changes/layered.ts'
 import { PAGE_BYTES, RANGE_BYTES } from '../src/chunk.ts'
 import { type ChangedPages, type ImageChanges, type ImageSource, openStore, type PushResult, type StorePushSpec } from '../src/index.ts'
 import { ImageOverlay } from '../src/overlay/image-overlay.ts'
+import { overlayChanges } from '../src/overlay/overlay-changes.ts'
 import { Overlay } from '../src/overlay.ts'
 import { openStoreOver } from '../src/snapshot-store.ts'
 import { openObjectStore } from '../src/store/open.ts'
@@ -240,7 +241,8 @@ describe('changes', () => {
     const parent = await pushParent(small)
     const images = [{ name: 'memory', sizeBytes: PARENT.length }]
     await using overlay = await Overlay.create({ dir: join(small.dir, 'overlays'), name: 'r1', images })
-    new ImageOverlay(await overlay.image('memory', { written: false })).zero(100, 300)
+    const shared = await overlay.image('memory', { written: false })
+    new ImageOverlay(shared).zero(100, 300)
     const written = withPages(PARENT, [
       [99, 1],
       [150, 2],
@@ -248,7 +250,7 @@ describe('changes', () => {
       [400, 4],
     ])
     await using diff = await DiffFile.open(await writeDiff(join(small.dir, 'diff'), written, [99, 150, 399, 400]))
-    const { id, counts } = await pushChild(small, parent, { changes: layeredChanges(diff, overlay.changes('memory')!) })
+    const { id, counts } = await pushChild(small, parent, { changes: layeredChanges(diff, overlayChanges(shared)) })
     const expected = Buffer.from(written)
     for (let page = 100; page < 399; page++) if (page !== 150) expected.fill(0, page * PAGE_BYTES, (page + 1) * PAGE_BYTES)
     expect(counts.ownBytes).toBe(4 * PAGE_BYTES)
@@ -261,8 +263,9 @@ describe('changes', () => {
     const images = [{ name: 'memory', sizeBytes: PARENT.length }]
     const [a, b] = await Promise.all(['a', 'b'].map(name => Overlay.create({ dir: join(small.dir, 'overlays'), name, images })))
     const written = async (overlay: Overlay, page: number, bytes: Buffer): Promise<ImageChanges> => {
-      new ImageOverlay(await overlay.image('memory', { written: true })).write(page, bytes)
-      return overlay.changes('memory')!
+      const shared = await overlay.image('memory', { written: true })
+      new ImageOverlay(shared).write(page, bytes)
+      return overlayChanges(shared)
     }
     const child = await pushChild(small, parent, { changes: await written(a!, 10, Buffer.alloc(PAGE_BYTES, 1)) })
     const other = await pushChild(small, parent, { changes: await written(b!, 999, Buffer.alloc(PAGE_BYTES - 96, 2)) })
@@ -381,8 +384,9 @@ describe('a push of a diff is refused', () => {
     }
     const images = [{ name: 'memory', sizeBytes: PARENT.length }]
     await using overlay = await Overlay.create({ dir: small.dir, name: 'r1', images })
-    const image = new ImageOverlay(await overlay.image('memory', { written: true }))
-    const changes = overlay.changes('memory')!
+    const shared = await overlay.image('memory', { written: true })
+    const image = new ImageOverlay(shared)
+    const changes = overlayChanges(shared)
     const touched: ImageChanges = {
       sizeBytes: changes.sizeBytes,
       *stretches() {

@@ -45,7 +45,7 @@ const MAY_IMPORT: Readonly<Record<string, string>> = {
   metrics: 'errors stats util',
   verify: 'chunk engine errors find manifest pagemap reader seal store util',
   pager: 'arena chunk engine errors manifest overlay pagemap reader util',
-  commit: 'changes keys push',
+  commit: 'changes errors keys overlay push',
   restore: 'commit engine errors manifest overlay pager push reader snapshot-store util',
   snapshot: 'engine errors find keys manifest pager pull reader restore util',
   'open-cache': 'cache engine errors pager stats util',

@@ -55,6 +55,12 @@ export class DiffFile implements ImageChanges, AsyncDisposable {
     }
   }
 
+  /** Another one is another file, or one that was written to since. */
+  get identity(): string {
+    const { dev, ino, size, mtimeMs } = this.#stats
+    return [dev, ino, size, mtimeMs].join(' ')
+  }
+
   *stretches(): Generator<ChangedPages> {
     const { fd } = this.#handle
     let next = 0

@@ -1,13 +1,14 @@
 /**
  * The serving side of `thaw commit`: lines of JSON, the progress and then the result or the error. What is asked for comes over a socket that only this user can open.
  */
-import type { CommitOptions, Layer, PushProgress, PushResult, Restore } from '../index.ts'
+import type { CommitOptions, DiffBase, Layer, PushProgress, PushResult, Restore } from '../index.ts'
 import type { Answer } from './announce.ts'
 import { type Failure, failureOf } from './exit.ts'
 
 /** Paths are absolute. Names of layers are judged by the library. */
 export interface CommitRequest {
   readonly diffs: Readonly<Record<string, string>>
+  readonly diffBase?: DiffBase | undefined
   readonly images: Readonly<Record<string, string>>
   readonly labels: Readonly<Record<string, string>>
   readonly tag?: string | undefined

@@ -1,6 +1,6 @@
 /** `thaw commit`: asks the process of a restore to publish what the guest made of its snapshot, as a child of it. */
 import { resolve } from 'node:path'
-import { isThawError, type Layer, type PushProgress, type PushResult, type RestoreFigures, ThawError } from '../index.ts'
+import { type DiffBase, isThawError, type Layer, type PushProgress, type PushResult, type RestoreFigures, ThawError } from '../index.ts'
 import { readCacheSettings } from './cache-settings.ts'
 import { type CommitLine, type CommitRequest, commitPath } from './commit-answer.ts'
 import { UsageError } from './exit.ts'
@@ -12,6 +12,7 @@ import { stateFolder } from './state-folder.ts'
 
 export interface CommitFlags {
   readonly diff?: readonly string[]
+  readonly diffBase?: DiffBase
   readonly tag?: string
   readonly label?: readonly string[]
   readonly layer?: Layer
@@ -27,12 +28,12 @@ interface FoundRestore {
 
 export async function commit(invocation: Invocation, ref: string, images: readonly string[], flags: CommitFlags): Promise<void> {
   const { output, signal } = invocation
-  const { diff = [], label = [], tag, layer, tenant, prime } = flags
+  const { diff = [], diffBase, label = [], tag, layer, tenant, prime } = flags
   const request: CommitRequest = {
     diffs: pairsOf('--diff', 'NAME=FILE', diff, fileOf),
     images: pairsOf('image', 'NAME=FILE', images, fileOf),
     labels: pairsOf('--label', 'NAME=VALUE', label, value => value),
-    ...{ tag, layer, tenant, prime },
+    ...{ diffBase, tag, layer, tenant, prime },
   }
   const folder = stateFolder(readCacheSettings(invocation.flags).stateDir)
   const { restore, socket } = oneRestore(ref, await findRunning(folder, signal), folder)

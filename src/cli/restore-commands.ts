@@ -1,5 +1,6 @@
 /** The commands that serve guests, and those that ask the ones that do. */
 import { type Command, Option } from 'commander'
+import type { DiffBase } from '../index.ts'
 import type { CommitFlags } from './commit.ts'
 import { collect, examples, LAYERS, type Start } from './definitions.ts'
 import type { FrontEndFlags, MountFlags, NbdFlags, RestoreFlags, SocketFlags } from './restore-arguments.ts'
@@ -102,6 +103,8 @@ function defineRestore(program: Command, start: Start): void {
     })
 }
 
+const DIFF_BASES: readonly DiffBase[] = ['snapshot', 'last-commit']
+
 function definePs(program: Command, start: Start): void {
   program
     .command('ps')
@@ -124,6 +127,12 @@ function defineCommit(program: Command, start: Start): void {
       "the VMM's diff file of an image served by userfaultfd: holes mean the parent's bytes; repeatable",
       collect,
     )
+    .addOption(
+      new Option(
+        '--diff-base <where>',
+        "where the diffs begin: at the restore's snapshot, or at its last commit, as Firecracker's do; needed from the second commit on",
+      ).choices(DIFF_BASES),
+    )
     .option('--tag <tag>', 'name it, once it is published')
     .option('--label <k=v>', 'sealed note, repeatable', collect)
     .addOption(new Option('--layer <layer>', "default: the parent's").choices(LAYERS))
@@ -131,7 +140,11 @@ function defineCommit(program: Command, start: Start): void {
     .option('--prime', 'give it to the L2 cache too')
     .addHelpText(
       'after',
-      examples('thaw commit 7f0c --tag resize:8 state=vm.state', 'thaw commit 7f0c --diff memory=mem.diff state=vm.state'),
+      examples(
+        'thaw commit 7f0c --tag resize:8 state=vm.state',
+        'thaw commit 7f0c --diff memory=mem.diff state=vm.state',
+        'thaw commit 7f0c --diff memory=mem2.diff --diff-base last-commit state=vm2.state',
+      ),
     )
     .action(async (restore: string, images: string[], flags: CommitFlags) => {
       const { commit } = await import('./commit.ts')

@@ -225,7 +225,8 @@ export class ImageOverlay {
 
   #setState(page: number, count: number, state: number): void {
     const written = this.#states.countOf(PAGE_STATE.written, page, page + count)
-    const zero = this.#states.countOf(PAGE_STATE.zero, page, page + count)
+    const end = page + count
+    const zero = this.#states.countOf(PAGE_STATE.zero, page, end) + this.#states.countOf(PAGE_STATE.zeroNoted, page, end)
     this.#states.bytes.fill(state, page, page + count)
     Atomics.add(this.#counts, COUNT.writtenPages, (state === PAGE_STATE.written ? count : 0) - written)
     Atomics.add(this.#counts, COUNT.zeroPages, (state === PAGE_STATE.zero ? count : 0) - zero)

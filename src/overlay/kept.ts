@@ -4,7 +4,7 @@
  *     "THAWOVL1"                  8 bytes; the last one is the version
  *     length of the JSON          u32 LE
  *     JSON                        {"images":[{"name":"rootfs","sizeBytes":1073741824,"pages":true},…]}: `pages` says whether <name>.pages is there
- *     states                      of the images in that order, a byte a page: 0 the parent's, 1 in the file, 2 zero
+ *     states                      of the images in that order, a byte a page: 0 the parent's, 1 in the file, 2 or 4 zero, 3 lost
  *
  * It is put in place whole, when the pages are durable: a folder that has it is complete. It holds no bytes of the guest.
  */

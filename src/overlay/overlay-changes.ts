@@ -3,7 +3,7 @@ import type { ChangedPages, ImageChanges } from '../changes.ts'
 import { PAGE_BYTES } from '../chunk.ts'
 import { ThawError } from '../errors.ts'
 import { COUNT, type SharedOverlay } from './image-overlay.ts'
-import { PAGE_STATE, PageStates } from './page-states.ts'
+import { isZero, PAGE_STATE, PageStates } from './page-states.ts'
 
 /** What differs now. */
 export function overlayChanges(shared: SharedOverlay): ImageChanges {
@@ -33,7 +33,7 @@ function* stretches({ states: memory, fd }: SharedOverlay): Generator<ChangedPag
   for (let page = 0; page < end; ) {
     const state = states.bytes[page]
     const pages = { page, count: states.run(page, end) }
-    if (state === PAGE_STATE.zero) yield { kind: 'zero', ...pages }
+    if (isZero(state!)) yield { kind: 'zero', ...pages }
     else if (state === PAGE_STATE.written) yield { kind: 'file', ...pages, fd, offset: page * PAGE_BYTES }
     page += pages.count
   }

@@ -1,18 +1,25 @@
 /** What the pages of an image are in the overlay of a restore: a byte a page, in shared memory. */
 
-/** The parent's; in the overlay's file; zero; or lost: it was written, the overlay could not take it, and nobody has its bytes any more. */
-export const PAGE_STATE = { parent: 0, written: 1, zero: 2, lost: 3 } as const
+/**
+ * The parent's; in the overlay's file; zero; lost: it was written, the overlay could not take it, and nobody has its bytes any more; or zero, as a commit has noted (given-back.ts), which
+ * is the same to all others.
+ */
+export const PAGE_STATE = { parent: 0, written: 1, zero: 2, lost: 3, zeroNoted: 4 } as const
 
 /** Pages whose states are compared at once, as one u32. */
 const WORD_PAGES = 4
 const SAME = 0x01010101
+
+export function isZero(state: number): boolean {
+  return state === PAGE_STATE.zero || state === PAGE_STATE.zeroNoted
+}
 
 export class PageStates {
   readonly bytes: Uint8Array
   readonly #words: Uint32Array
 
   /** @param memory a byte a page */
-  constructor(memory: SharedArrayBuffer) {
+  constructor(memory: SharedArrayBuffer | ArrayBuffer) {
     this.bytes = new Uint8Array(memory)
     this.#words = new Uint32Array(memory, 0, Math.floor(memory.byteLength / WORD_PAGES))
   }

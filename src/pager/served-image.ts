@@ -8,7 +8,7 @@ import { PAGE_BYTES } from '../chunk.ts'
 import { type ErrorCode, isThawError, ThawError, type Tier } from '../errors.ts'
 import type { ImageKind } from '../manifest.ts'
 import { ImageOverlay, type SharedOverlay } from '../overlay/image-overlay.ts'
-import { PAGE_STATE } from '../overlay/page-states.ts'
+import { isZero, PAGE_STATE } from '../overlay/page-states.ts'
 import { ZERO } from '../pagemap.ts'
 import type { ChunkWaiter, PagedImage, ReadCallbacks, ServedImage, Stretch, WriteCallbacks } from '../pager.ts'
 import { ImageReader } from '../reader.ts'
@@ -119,7 +119,7 @@ export class LiveImage implements ServedImage, ParkingImage {
         const { copied } = this.#around
         this.#overlay!.read(at, until - at, copied.bytes, at - offset)
         gathered.add(copied, at - offset, until - at)
-      } else if (state === PAGE_STATE.zero || chunk === ZERO) gathered.add(this.#around.zeros, 0, until - at)
+      } else if (isZero(state) || chunk === ZERO) gathered.add(this.#around.zeros, 0, until - at)
       else {
         const slot = this.reader.pin(chunk)
         if (slot === ABSENT) return false
@@ -141,7 +141,7 @@ export class LiveImage implements ServedImage, ParkingImage {
     this.#piece.missing = -1
     this.#piece.until = until
     if (state === PAGE_STATE.written) this.#overlay!.read(at, until - at, target, offset)
-    else if (state === PAGE_STATE.zero || chunk === ZERO) target.fill(0, offset, offset + until - at)
+    else if (isZero(state) || chunk === ZERO) target.fill(0, offset, offset + until - at)
     else {
       const slot = this.reader.pin(chunk)
       if (slot === ABSENT) this.#piece.missing = chunk
@@ -282,7 +282,7 @@ export class LiveImage implements ServedImage, ParkingImage {
     const { chunk, count } = this.reader.locate(page)
     const state = this.#stateOf(page)
     this.#stretch.pages = this.#overlay === undefined ? count : this.#overlay.run(page, page + Math.min(count, STRETCH_PAGES_MAX))
-    this.#stretch.isZero = state === PAGE_STATE.zero || (state === PAGE_STATE.parent && chunk === ZERO)
+    this.#stretch.isZero = isZero(state) || (state === PAGE_STATE.parent && chunk === ZERO)
     return this.#stretch
   }
 

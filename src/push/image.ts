@@ -32,7 +32,6 @@ export async function pushImage(
     image.discard()
     throw error
   }
-  await source.checkUnchanged()
   return { name, kind, ...image.finish(source.sizeBytes ?? 0) }
 }
 

@@ -3,6 +3,13 @@ import type { ChildSpec } from '../commit.ts'
 import type { StoredSnapshot } from '../find.ts'
 import type { StorePushSpec } from './contract.ts'
 
-export function childSpec({ id, manifest }: StoredSnapshot, { layer, tenant, ...spec }: ChildSpec): StorePushSpec {
-  return { ...spec, layer: layer ?? manifest.layer, tenant: tenant ?? manifest.tenant, parent: id, inherit: true, orOwnSecret: true }
+export function childSpec({ id, manifest }: StoredSnapshot, { layer, tenant, parent, ...spec }: ChildSpec): StorePushSpec {
+  return {
+    ...spec,
+    layer: layer ?? manifest.layer,
+    tenant: tenant ?? manifest.tenant,
+    parent: parent ?? id,
+    inherit: true,
+    orOwnSecret: true,
+  }
 }

@@ -175,7 +175,9 @@ describe('commit of memory behind userfaultfd', () => {
     await check(result.id, { memory, rootfs: pushed.rootfs, state: pushed.state })
 
     await vmm.diff(path('resident.diff'), 'resident')
-    const other = await commit(serving, '--diff', 'memory=resident.diff')
+    const refused = await pushed.place.run('commit', serving.id, '--diff', 'memory=resident.diff', '--json')
+    expect([refused.code, errorOf(refused).code]).toEqual([2, 'USAGE'])
+    const other = await commit(serving, '--diff', 'memory=resident.diff', '--diff-base', 'snapshot')
     expect(other).toMatchObject({ counts: { ownBytes: 2 * PAGE } })
     await check(other.id, { memory, rootfs: pushed.rootfs, state: pushed.state })
   })

@@ -5,7 +5,7 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { openStore, type PushResult, serveUffd } from '../../src/index.ts'
+import { type DiffBase, openStore, type PushResult, serveUffd } from '../../src/index.ts'
 import { codeOfAsync } from '../code-of.ts'
 import { randomImage } from '../small-store.ts'
 import { MemoryStore, type OpenMemory, type Served } from '../uffd/serving.ts'
@@ -41,12 +41,12 @@ interface Committed {
 }
 
 /** Has the VMM write its diff snapshot, then a full one, and commits the diff. */
-async function commit({ restore }: Served, vmm: Vmm, which: 'written' | 'resident'): Promise<Committed> {
+async function commit({ restore }: Served, vmm: Vmm, which: 'written' | 'resident', diffBase?: DiffBase): Promise<Committed> {
   const file = join(memory.small.dir, `full-${++commits}`)
   const diff = join(memory.small.dir, `diff-${commits}`)
   await vmm.diff(diff, which)
   await vmm.diff(file, 'full')
-  const result = await restore.commit({ diffs: { memory: diff } })
+  const result = await restore.commit({ diffs: { memory: diff }, diffBase })
   return { result, file, image: await readFile(file) }
 }
 
@@ -128,7 +128,7 @@ describe('a commit holds what the VMM says its memory is', () => {
     await expectChild(await commit(served, vmm, 'written'))
     await vmm.write(0, 302, 0x50, 50)
     await vmm.remove(0, 0, 128)
-    await expectChild(await commit(served, vmm, 'written'))
+    await expectChild(await commit(served, vmm, 'written', 'snapshot'))
   })
 
   it('and has no other way to know it', async () => {
