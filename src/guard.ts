@@ -5,17 +5,20 @@
  * One a process, started when first needed and shared. It learns of our end by a socket that the kernel closes then, so nothing on this side has to run for it to act: neither a
  * busy main thread nor a stopped event loop delays it. What it watches it was given as pidfds, so it cannot kill another process that got the number.
  *
- * A guard that ends is noticed at once; the next is started and given everything again, with pidfds that were kept for it. In the 0.1 s between, and if guard and owner are killed
- * together, nobody watches. Where the owner dumps a core, the socket is closed when the dump is written.
+ * A guard that ends is noticed at once, and told of; the next is started and given everything again, with descriptors that were kept for it. In the 0.1 s between, as long as none can be
+ * started, and if guard and owner are killed together, nobody watches. Where the owner dumps a core, the socket is closed when the dump is written.
  *
  * An owner that ends without `close` is gone as well, by `process.exit` too: what is meant to survive is released first.
  */
 import { realpath } from 'node:fs/promises'
 import { fromErrno } from './errors.ts'
-import type { GuardKeeper } from './guard/keeper.ts'
+import type { GuardEvent, GuardKeeper } from './guard/keeper.ts'
 import { mountIdsAt } from './guard/mounts.ts'
+import type { Clock } from './util/clock.ts'
 import { Lifetime } from './util/lifetime.ts'
 import { loadNative } from './util/native.ts'
+
+export type { GuardEvent } from './guard/keeper.ts'
 
 /** Something that ends when this process does. */
 export interface Watched {
@@ -23,26 +26,31 @@ export interface Watched {
   release(): void
 }
 
+export interface GuardOptions {
+  /** Told until `close`. Must not throw. */
+  readonly onEvent?: ((event: GuardEvent) => void) | undefined
+  readonly clock?: Clock | undefined
+}
+
+/** Everything that is watched is so from when the promise resolves; or, while there is no guard (`lost`), from when there is one again. */
 export interface Guard extends AsyncDisposable {
   /**
    * From now on this process dies when we do; one that has ended already is nothing to watch, and no error. Resolves when the guard has it.
    * @param pidfd stays the caller's. @param pid for messages only
-   * @throws DENIED if this process may not kill that one; UNAVAILABLE if the guard is lost; CLOSED; RangeError for a descriptor that is not open
+   * @throws DENIED if this process may not kill that one; UNAVAILABLE for too many; CLOSED; RangeError for a descriptor that is not open
    */
   watchProcess(pidfd: number, pid: number): Promise<Watched>
   /**
    * From now on the guard has this descriptor open too, until the processes that it watches are killed: what would go wrong for them when its last holder is gone does not.
-   * @param fd stays the caller's. @throws UNAVAILABLE if the guard is lost; CLOSED; RangeError for a descriptor that is not open
+   * @param fd stays the caller's. @throws UNAVAILABLE for too many; CLOSED; RangeError for a descriptor that is not open
    */
   holdOpen(fd: number): Promise<Watched>
   /**
    * From now on, what is mounted at this folder later than this call is taken off when we are gone. To be called before mounting, then: a mount that is there already may be
    * somebody else's, and stays. Resolves when the guard has it. Release it when the mount is gone.
-   * @throws NOT_FOUND, DENIED for the folder; UNAVAILABLE if the guard is lost; CLOSED
+   * @throws NOT_FOUND, DENIED for the folder; UNAVAILABLE for too many; CLOSED
    */
   watchMount(path: string): Promise<Watched>
-  /** Resolves, with the reason, when the guard is gone and no other could be started: nobody watches any more. Never rejects. */
-  readonly lost: Promise<Error>
   /** Releases what was watched through this object. Nothing is killed. The process ends with the last of those who share it. Idempotent. */
   close(): Promise<void>
 }
@@ -55,24 +63,22 @@ interface Shared {
 /** Of all in this thread. */
 let shared: Shared | undefined
 
-/** @throws UNSUPPORTED without Linux or koffi; UNAVAILABLE if it cannot be started */
-export async function startGuard(): Promise<Guard> {
-  shared ??= { keeper: startKeeper(), holders: 0 }
+/** @throws UNSUPPORTED without Linux; UNAVAILABLE if it cannot be started */
+export async function startGuard({ onEvent, clock }: GuardOptions = {}): Promise<Guard> {
+  shared ??= { keeper: startKeeper(clock), holders: 0 }
   const own = shared
   own.holders++
   try {
-    const keeper = await own.keeper
-    keeper.lost.then(() => abandon(own))
-    return new SharedGuard(keeper, () => leave(own))
+    return new SharedGuard(await own.keeper, onEvent, () => leave(own))
   } catch (error) {
     abandon(own)
     throw error
   }
 }
 
-async function startKeeper(): Promise<GuardKeeper> {
+async function startKeeper(clock: Clock | undefined): Promise<GuardKeeper> {
   const [native, { GuardKeeper }] = await Promise.all([loadNative('the guard'), import('./guard/keeper.ts')])
-  return await GuardKeeper.start(native)
+  return await GuardKeeper.start(native, clock)
 }
 
 /** The next who asks for a guard starts one. */
@@ -88,16 +94,18 @@ async function leave(own: Shared): Promise<void> {
 }
 
 class SharedGuard implements Guard {
-  readonly lost: Promise<Error>
   readonly #keeper: GuardKeeper
+  readonly #onEvent: (event: GuardEvent) => void
   readonly #leave: () => Promise<void>
   readonly #life = new Lifetime('the guard')
   readonly #watched = new Set<Watched>()
   #closed: Promise<void> | undefined
 
-  constructor(keeper: GuardKeeper, leave: () => Promise<void>) {
-    this.lost = keeper.lost
+  constructor(keeper: GuardKeeper, onEvent: GuardOptions['onEvent'], leave: () => Promise<void>) {
     this.#keeper = keeper
+    // A function of its own, so that each hears once, however many gave the same.
+    this.#onEvent = event => onEvent?.(event)
+    keeper.listeners.add(this.#onEvent)
     this.#leave = leave
   }
 
@@ -136,6 +144,7 @@ class SharedGuard implements Guard {
 
   async #close(): Promise<void> {
     await this.#life.close()
+    this.#keeper.listeners.delete(this.#onEvent)
     for (const watched of this.#watched) watched.release()
     await this.#leave()
   }

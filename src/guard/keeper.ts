@@ -1,10 +1,11 @@
 /**
- * Keeps one guard process running: what is watched is remembered here, with a descriptor of our own for every process, so that a guard that ends can be replaced and told
+ * Keeps a guard process running. What is watched is remembered here, with a descriptor of our own for each, so that a guard that ends is replaced and the next is told
  * everything again. Without this copy the caller might have closed his, and its number be another's.
  *
- * A guard that keeps ending, or does not start again, is lost: said once, and every later watch is refused. Owners decide what that means; nothing is killed.
+ * It never gives up: guards that keep ending are started with longer and longer pauses between them. Owners are told when there is none and when there is one again.
  */
 import { closeSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { fromErrno, ThawError } from '../errors.ts'
 import { type Clock, systemClock } from '../util/clock.ts'
 import { ERRNO, type Native } from '../util/native.ts'
@@ -14,13 +15,20 @@ import type { GuardRequest } from './protocol.ts'
 
 /** Each costs a descriptor here and one in the guard. */
 const WATCHED_MAX = 16_384
-/** So many are started in place of others within the time: one may be killed by mistake, more are no accident. */
-const REPLACED_MAX = 5
-const REPLACED_WITHIN_MS = 60_000
+/** The first is replaced at once; then the pause doubles, until one has lived for a while. */
+const PAUSE_MS = 100
+const PAUSE_MS_MAX = 10_000
+const LIVED_MS = 60_000
 
 /** fcntl(2). Above the standard streams. */
 const F_DUPFD_CLOEXEC = 1030
 const DUP_FROM = 3
+
+export type GuardEvent =
+  /** The guard process has ended. Until the next is there nobody watches; what is watched meanwhile, it is told of. */
+  | { readonly kind: 'lost'; readonly reason: ThawError }
+  /** It is there, and has been told of everything. */
+  | { readonly kind: 'restored' }
 
 export type WatchRequest =
   | { readonly kind: 'process'; readonly pid: number }
@@ -33,26 +41,21 @@ interface Entry {
 }
 
 export class GuardKeeper {
-  /** Resolves once, with the reason, when nobody watches any more though somebody should. */
-  readonly lost: Promise<ThawError>
-  readonly #lose: (reason: ThawError) => void
+  readonly listeners: Set<(event: GuardEvent) => void> = new Set()
   readonly #native: Native
   readonly #clock: Clock
   readonly #entries = new Map<number, Entry>()
-  /** Has been told of everything; rejects with why it is lost. */
-  #guard: Promise<GuardConnection>
+  readonly #closing = new AbortController()
+  readonly #kept: Promise<void>
+  /** Undefined: it has ended, and the next is told of what is watched meanwhile. */
+  #guard: GuardConnection | undefined
   #lastId = 0
-  #replacedAt: number[] = []
-  #isClosed = false
 
   private constructor(native: Native, clock: Clock, guard: GuardConnection) {
     this.#native = native
     this.#clock = clock
-    const { promise, resolve } = Promise.withResolvers<ThawError>()
-    this.lost = promise
-    this.#lose = resolve
-    this.#guard = Promise.resolve(guard)
-    this.#replaceAfter(guard)
+    this.#guard = guard
+    this.#kept = this.#keep(guard)
   }
 
   /** @throws UNAVAILABLE */
@@ -84,62 +87,68 @@ export class GuardKeeper {
 
   /** Nothing is killed. Resolves when the guard is gone. */
   async close(): Promise<void> {
-    this.#isClosed = true
-    const guard = await this.#guard.catch(() => undefined)
-    await guard?.end()
+    this.#closing.abort()
+    await this.#guard?.end()
+    await this.#kept
     for (const entry of this.#entries.values()) closeEntry(entry)
     this.#entries.clear()
   }
 
-  /** A guard that ends meanwhile is followed by one that is told. */
   async #tell(entry: Entry): Promise<void> {
-    for (;;) {
-      const guard = await this.#guard
-      try {
-        return check(entry, await guard.ask(entry.request, entry.fd))
-      } catch (error) {
-        if (!(error instanceof GuardGone) || this.#isClosed) throw error
-        await guard.exited
-      }
+    try {
+      if (this.#guard !== undefined) check(entry, await this.#guard.ask(entry.request, entry.fd))
+    } catch (error) {
+      // The next is told.
+      if (!(error instanceof GuardGone) || this.#closing.signal.aborted) throw error
     }
   }
 
+  /** A guard is told behind all that it was told before, so it does not come to watch what was released. */
   #release(entry: Entry): void {
     if (!this.#entries.delete(entry.request.id)) return
-    const { id } = entry.request
-    // Behind all that was said about it; a guard that is told of everything anew is not told of it any more.
-    const told = this.#guard.then(guard => guard.ask({ kind: 'release', id }))
-    told.catch(() => undefined).then(() => closeEntry(entry))
+    const told = this.#guard?.ask({ kind: 'release', id: entry.request.id })
+    Promise.resolve(told)
+      .catch(() => undefined)
+      .then(() => closeEntry(entry))
   }
 
-  #replaceAfter(guard: GuardConnection): void {
-    guard.exited.then(() => {
-      if (this.#isClosed) return
-      this.#guard = this.#replace()
-      this.#guard.then(
-        next => this.#replaceAfter(next),
-        reason => this.#lose(reason),
-      )
-    })
-  }
-
-  async #replace(): Promise<GuardConnection> {
-    for (let cause: unknown; ; ) {
-      const now = this.#clock.now()
-      this.#replacedAt = [...this.#replacedAt.filter(at => now - at < REPLACED_WITHIN_MS), now]
-      if (this.#replacedAt.length > REPLACED_MAX) throw new ThawError('UNAVAILABLE', 'the guard process keeps ending', { cause })
-      try {
-        return await this.#startNext()
-      } catch (error) {
-        cause = error
+  async #keep(first: GuardConnection): Promise<void> {
+    const { signal } = this.#closing
+    let guard: GuardConnection | undefined = first
+    let pauseMs = 0
+    while (guard !== undefined) {
+      const startedAt = this.#clock.now()
+      await guard.exited
+      this.#guard = undefined
+      if (signal.aborted) return
+      this.#emit({ kind: 'lost', reason: new ThawError('UNAVAILABLE', `the guard process ${guard.pid} has ended`) })
+      if (this.#clock.now() - startedAt >= LIVED_MS) pauseMs = 0
+      for (guard = undefined; guard === undefined && !signal.aborted; pauseMs = nextPause(pauseMs)) {
+        await sleep(pauseMs, undefined, { signal, ref: false }).catch(() => undefined)
+        guard = await this.#startNext()
       }
+      if (guard !== undefined) this.#emit({ kind: 'restored' })
     }
   }
 
-  async #startNext(): Promise<GuardConnection> {
-    const guard = await GuardConnection.start(this.#native, this.#clock)
-    for (const { request, fd } of this.#entries.values()) await guard.ask(request, fd)
-    return guard
+  /** @returns a guard that has been told of everything; undefined if it could not be started, or ended, or none is wanted any more */
+  async #startNext(): Promise<GuardConnection | undefined> {
+    try {
+      if (this.#closing.signal.aborted) return undefined
+      const guard = await GuardConnection.start(this.#native, this.#clock)
+      this.#guard = guard
+      if (this.#closing.signal.aborted) await guard.end()
+      // Those that are added meanwhile are told of too.
+      for (const { request, fd } of this.#entries.values()) await guard.ask(request, fd)
+      return guard
+    } catch {
+      this.#guard = undefined
+      return undefined
+    }
+  }
+
+  #emit(event: GuardEvent): void {
+    for (const listener of this.listeners) listener(event)
   }
 
   #duplicate(given: number): number {
@@ -156,6 +165,10 @@ function check({ request }: Entry, errno: number): void {
   if (errno === 0 || errno === ERRNO.ESRCH) return
   const what = request.kind === 'process' ? `process ${request.pid}` : request.kind
   throw fromErrno(systemErrorOf(errno, 'guard'), 'the guard cannot watch', what)
+}
+
+function nextPause(pauseMs: number): number {
+  return Math.min(PAUSE_MS_MAX, Math.max(PAUSE_MS, 2 * pauseMs))
 }
 
 function closeEntry({ fd }: Entry): void {

@@ -4,11 +4,15 @@ import { once } from 'node:events'
 import { readdirSync, readFileSync } from 'node:fs'
 import { createInterface } from 'node:readline'
 import { startGuard, type Watched } from '../../src/guard.ts'
+import { type Clock, systemClock } from '../../src/util/clock.ts'
 import { loadNative } from '../../src/util/native.ts'
 import { codeOfAsync } from '../code-of.ts'
 
 const native = await loadNative('the test')
-const guard = await startGuard()
+const events: string[] = []
+let hurry = 1
+const clock: Clock = { ...systemClock, after: (ms, call) => systemClock.after(ms / hurry, call) }
+const guard = await startGuard({ onEvent: ({ kind }) => events.push(kind), clock })
 const watched = new Map<string, Watched>()
 
 /** Processes whose parent this one is. */
@@ -42,7 +46,11 @@ const COMMANDS: Readonly<Record<string, (argument: string) => unknown>> = {
   close: () => guard.close(),
   after: async () => await codeOfAsync(() => guard.watchMount('/')),
   second: async () => await (await startGuard()).close(),
-  lost: async () => (await guard.lost).name,
+  events: () => events,
+  /** Answers are waited for that much shorter. */
+  hurry: times => {
+    hurry = Number(times)
+  },
   busy: () => {
     process.stdout.write('null\n')
     for (;;) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1000)

@@ -12,6 +12,11 @@ import { createInterface } from 'node:readline'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { mountIdsAt } from '../../src/guard/mounts.ts'
+import type { GuardEvent } from '../../src/guard.ts'
+
+/** A guard acts within a second; what does not come is found out before the test's own time is over. */
+const PATIENCE_MS = 15_000
+const KILLINGS = 4
 
 const CHILD = join(import.meta.dirname, 'guard-child.ts')
 
@@ -54,14 +59,22 @@ class Owner {
     return JSON.parse(value)
   }
 
-  async guardPid(): Promise<number> {
-    for (;;) {
+  /** Its one guard that runs. */
+  guardPid(): Promise<number> {
+    return until('a guard', async () => {
       const pids = (await this.tell('guard')) as number[]
       const alive = pids.filter(isAlive)
       for (const pid of alive) guards.add(pid)
-      if (alive.length === 1) return alive[0]!
-      await sleep(20)
-    }
+      return alive.length === 1 ? alive[0] : undefined
+    })
+  }
+
+  /** Resolves when so many events of a kind were told. */
+  async told(kind: GuardEvent['kind'], count: number): Promise<void> {
+    await until(`${count} × ${kind}`, async () => {
+      const kinds = (await this.tell('events')) as string[]
+      return kinds.filter(one => one === kind).length >= count || undefined
+    })
   }
 
   /** Its group, as a terminal does. Resolves when it is gone. */
@@ -79,7 +92,7 @@ function sleeper(): ChildProcess {
 }
 
 async function killed(child: ChildProcess): Promise<void> {
-  if (child.exitCode === null && child.signalCode === null) await once(child, 'exit')
+  if (child.exitCode === null && child.signalCode === null) await once(child, 'exit', { signal: AbortSignal.timeout(PATIENCE_MS) })
   expect(child.signalCode).toBe('SIGKILL')
 }
 
@@ -101,7 +114,15 @@ function childrenOf(pid: number): readonly number[] {
 }
 
 async function gone(pid: number): Promise<void> {
-  while (isAlive(pid)) await sleep(20)
+  await until(`the end of ${pid}`, () => !isAlive(pid) || undefined)
+}
+
+async function until<T>(what: string, look: () => Promise<T | undefined> | T | undefined): Promise<T> {
+  for (const giveUpAt = performance.now() + PATIENCE_MS; performance.now() < giveUpAt; await sleep(20)) {
+    const found = await look()
+    if (found !== undefined) return found
+  }
+  throw new Error(`not in time: ${what}`)
 }
 
 function mountFolder(name: string): string {
@@ -201,6 +222,7 @@ describe('a guard that is gone', () => {
     const first = await owner.guardPid()
     process.kill(first, 'SIGKILL')
     await owner.tell(`process ${after.pid}`)
+    await owner.told('restored', 1)
     const second = await owner.guardPid()
     expect(second).not.toBe(first)
     expect(isAlive(before.pid!)).toBe(true)
@@ -213,28 +235,49 @@ describe('a guard that is gone', () => {
     const owner = new Owner()
     const watched = sleeper()
     const first = await owner.guardPid()
+    await owner.tell('hurry 10')
     process.kill(first, 'SIGSTOP')
     await owner.tell(`process ${watched.pid}`)
+    await owner.told('restored', 1)
     expect(isAlive(first)).toBe(false)
     await owner.kill('SIGKILL')
     await killed(watched)
   })
 
-  it('again and again is lost, and said to be; nothing is killed', async () => {
+  it('again and again is told of and replaced each time; nothing is killed', async () => {
     const owner = new Owner()
-    const watched = sleeper()
-    await owner.tell(`process ${watched.pid}`)
-    for (let killings = 0; killings < 6; killings++) {
+    const [before, meanwhile] = [sleeper(), sleeper()]
+    await owner.tell(`process ${before.pid}`)
+    const pids = new Set<number>()
+    for (let killings = 1; killings <= KILLINGS; killings++) {
       const pid = await owner.guardPid()
+      pids.add(pid)
       process.kill(pid, 'SIGKILL')
-      await gone(pid)
+      await owner.told('lost', killings)
+      if (killings === KILLINGS) await owner.tell(`process ${meanwhile.pid}`)
+      await owner.told('restored', killings)
     }
-    expect(await owner.tell('lost')).toBe('ThawError')
-    expect(isAlive(watched.pid!)).toBe(true)
+    expect(pids.size).toBe(KILLINGS)
+    expect(isAlive(before.pid!) && isAlive(meanwhile.pid!)).toBe(true)
+    await owner.kill('SIGKILL')
+    await Promise.all([killed(before), killed(meanwhile)])
   })
 })
 
 describe('a guard', () => {
+  it('stays when it is told to end, as a service manager tells all processes of a group', async () => {
+    const owner = new Owner()
+    const watched = sleeper()
+    const guard = await owner.guardPid()
+    for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGQUIT', 'SIGPIPE', 'SIGALRM', 'SIGUSR1', 'SIGUSR2'] as const)
+      process.kill(guard, signal)
+    await owner.tell(`process ${watched.pid}`)
+    expect(await owner.guardPid()).toBe(guard)
+    expect(await owner.tell('events')).toEqual([])
+    await owner.kill('SIGKILL')
+    await killed(watched)
+  })
+
   it('holds no descriptor of its owner', async () => {
     const owner = new Owner()
     const watched = sleeper()
