@@ -10,7 +10,7 @@ export interface CountedCache {
   readonly counters: TierCounters
 }
 
-/** 64 MiB: some hundred chunks. */
+/** On their way into one cache. 64 MiB: some hundred chunks. */
 const BYTES_MAX = 64 * 2 ** 20
 /** Writes at a time into one cache: what a disk or a connection takes; the others wait their turn. */
 const WRITES_AT_ONCE = 16
@@ -23,31 +23,30 @@ interface Fill {
   readonly done: () => void
 }
 
-/** Of one cache. */
-interface Line {
+/** Of one cache: one that is slow drops its own copies, and no other's. */
+interface Queue {
   readonly waiting: Fill[]
   writers: number
+  /** Waiting, or being written. */
+  bytes: number
 }
 
 export class Fills {
-  readonly #lines = new Map<CountedCache, Line>()
+  readonly #queues = new Map<CountedCache, Queue>()
   readonly #underWay = new Set<Promise<void>>()
-  #bytes = 0
 
   /** Copies `bytes`, then writes them to the caches. `bad` are those that had a bad copy: the new one heals them. Returns at once. */
   start(id: string, bytes: Uint8Array, into: readonly CountedCache[], bad: ReadonlySet<CountedCache>): void {
-    if (into.length === 0) return
-    if (this.#bytes + bytes.length > BYTES_MAX) {
-      for (const { counters } of into) counters.fillsDropped++
-      return
+    let copy: Uint8Array | undefined
+    for (const cache of into) {
+      const queue = this.#queueOf(cache)
+      if (queue.bytes + bytes.length > BYTES_MAX) {
+        cache.counters.fillsDropped++
+        continue
+      }
+      copy ??= Buffer.from(bytes)
+      this.#add(cache, queue, id, copy, bad.has(cache))
     }
-    const copy = Buffer.from(bytes)
-    this.#bytes += copy.length
-    const filled = Promise.all(into.map(cache => this.#fill(cache, id, copy, bad.has(cache)))).then(() => {
-      this.#bytes -= copy.length
-      this.#underWay.delete(filled)
-    })
-    this.#underWay.add(filled)
   }
 
   /** Settles when what is under way now has ended. */
@@ -55,24 +54,33 @@ export class Fills {
     await Promise.all(this.#underWay)
   }
 
-  #fill(cache: CountedCache, id: string, bytes: Uint8Array, heals: boolean): Promise<void> {
-    const line = this.#lines.get(cache) ?? { waiting: [], writers: 0 }
-    this.#lines.set(cache, line)
-    return new Promise(done => {
-      line.waiting.push({ id, bytes, heals, done })
-      if (line.writers < WRITES_AT_ONCE) void write(cache, line)
+  #add(cache: CountedCache, queue: Queue, id: string, bytes: Uint8Array, heals: boolean): void {
+    queue.bytes += bytes.length
+    const filled = new Promise<void>(done => {
+      queue.waiting.push({ id, bytes, heals, done })
+      if (queue.writers < WRITES_AT_ONCE) void write(cache, queue)
+    }).then(() => {
+      queue.bytes -= bytes.length
+      this.#underWay.delete(filled)
     })
+    this.#underWay.add(filled)
+  }
+
+  #queueOf(cache: CountedCache): Queue {
+    const queue = this.#queues.get(cache) ?? { waiting: [], writers: 0, bytes: 0 }
+    this.#queues.set(cache, queue)
+    return queue
   }
 }
 
 /** One more writer of a cache: takes what waits until nothing does. */
-async function write(cache: CountedCache, line: Line): Promise<void> {
-  line.writers++
-  for (let fill = line.waiting.shift(); fill !== undefined; fill = line.waiting.shift()) {
+async function write(cache: CountedCache, queue: Queue): Promise<void> {
+  queue.writers++
+  for (let fill = queue.waiting.shift(); fill !== undefined; fill = queue.waiting.shift()) {
     await keep(cache, fill.id, fill.bytes, fill.heals)
     fill.done()
   }
-  line.writers--
+  queue.writers--
 }
 
 /** Puts bytes into a cache. Resolves to whether it has them now; a failure is no more than that. */
