@@ -44,8 +44,8 @@ export interface Engine extends AsyncDisposable {
    */
   openLine(bell: 'eventfd' | 'message'): Promise<Line>
 
-  /** Counts bytes that a reader on this thread found in the arena. */
-  countHit(bytes: number): void
+  /** Counts what a reader on this thread found in the arena: chunks, each once a read, and bytes. */
+  countHits(chunks: number, bytes: number): void
 
   /** With what readers counted on their lines. */
   figures(): Promise<ReadFigures>

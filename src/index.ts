@@ -55,7 +55,7 @@ export type {
   TagOptions,
 } from './snapshot-store/contract.ts'
 export { initStore, openStore, type SnapshotStore } from './snapshot-store.ts'
-export type { MemoryFigures, OriginFigures, ReadFigures, TierFigures } from './stats.ts'
+export type { EngineFigures, MemoryFigures, OriginFigures, ReadFigures, TierFigures } from './stats.ts'
 export { type CheckResult, checkStore } from './store/check.ts'
 export { type OpenObjectStoreOptions, openObjectStore } from './store/open.ts'
 export type { RetryOptions } from './store/retry.ts'

@@ -32,7 +32,7 @@ export interface SharedImage extends ImageColumns {
 }
 
 export interface ReadOptions extends Omit<WantOptions, 'owner'> {
-  /** Told, for each stretch of the read that is not zeros, which tier its bytes came from. */
+  /** Told, for each chunk that was read, which tier it came from, and how many bytes were read of it. */
   readonly onServed?: ((tier: Tier, bytes: number) => void) | undefined
 }
 
@@ -46,9 +46,13 @@ export interface Located {
   count: number
 }
 
-/** A stretch of a read that lies in one chunk. */
-interface Piece {
+/** What a read takes of one chunk: stretches that follow each other, perhaps with zeros between. */
+interface Part {
   readonly chunk: number
+  readonly stretches: Stretch[]
+}
+
+interface Stretch {
   /** Byte within the chunk's pages. */
   readonly from: number
   readonly sizeBytes: number
@@ -62,6 +66,7 @@ export class ImageReader {
   readonly #numbers: Uint32Array
   readonly #arena: Arena
   readonly #located: Located = { chunk: ZERO, first: 0, count: 0 }
+  #chunksRead = 0
   /** The run found last: reads tend to go on where they were. */
   #run = 0
 
@@ -70,6 +75,11 @@ export class ImageReader {
     this.#map = new PageMap(starts, chunks, firsts)
     this.#numbers = numbers
     this.#arena = arena
+  }
+
+  /** How many chunks `tryReadInto` read when it was last called. */
+  get chunksRead(): number {
+    return this.#chunksRead
   }
 
   /** @param page less than the image's page count */
@@ -101,6 +111,8 @@ export class ImageReader {
   tryReadInto(target: Uint8Array, offset: number): number {
     const { starts, chunks, firsts } = this.#map
     const end = Math.min(offset + target.length, this.sizeBytes)
+    this.#chunksRead = 0
+    let last = ZERO
     for (let at = offset; at < end; ) {
       const page = Math.floor(at / PAGE_BYTES)
       const run = this.#runAt(page)
@@ -110,6 +122,8 @@ export class ImageReader {
       else {
         const slot = this.pin(chunk)
         if (slot === ABSENT) return 0
+        if (chunk !== last) this.#chunksRead++
+        last = chunk
         this.#arena.copy(slot, (firsts[run]! - starts[run]!) * PAGE_BYTES + at, until - at, target, at - offset)
         this.#arena.unpin(slot)
       }
@@ -120,29 +134,39 @@ export class ImageReader {
 
   /** As `tryReadInto`, but what is missing is wanted of the engine. The buffer is written to until the promise settles. */
   async readInto(held: HeldSnapshot, target: Uint8Array, offset: number, options: ReadOptions): Promise<number> {
-    const pieces = this.#pieces(target, offset)
+    const parts = this.#parts(target, offset)
     const end = Math.min(offset + target.length, this.sizeBytes)
     const isOne = end - offset <= PAGE_BYTES
-    await forEachAtOnce(pieces, isOne ? 1 : CHUNKS_AT_ONCE, async ({ chunk, from, sizeBytes, at }) => {
+    await forEachAtOnce(parts, isOne ? 1 : CHUNKS_AT_ONCE, async ({ chunk, stretches }) => {
       const { slot, tier } = await held.want(chunk, options)
-      this.#arena.copy(slot, from, sizeBytes, target, at)
+      let bytes = 0
+      for (const { from, sizeBytes, at } of stretches) {
+        this.#arena.copy(slot, from, sizeBytes, target, at)
+        bytes += sizeBytes
+      }
       this.#arena.unpin(slot)
-      options.onServed?.(tier, sizeBytes)
+      options.onServed?.(tier, bytes)
     })
     return Math.max(0, end - offset)
   }
 
-  /** The stretches of a read, zeros filled in on the way. */
-  *#pieces(target: Uint8Array, offset: number): Generator<Piece> {
+  /** What a read takes of each chunk, zeros filled in on the way. */
+  *#parts(target: Uint8Array, offset: number): Generator<Part> {
     const end = Math.min(offset + target.length, this.sizeBytes)
+    let part: Part | undefined
     for (let at = offset; at < end; ) {
       const page = Math.floor(at / PAGE_BYTES)
       const { chunk, first, count } = this.locate(page)
       const until = Math.min((page + count) * PAGE_BYTES, end)
       if (chunk === ZERO) target.fill(0, at - offset, until - offset)
-      else yield { chunk, from: first * PAGE_BYTES + at - page * PAGE_BYTES, sizeBytes: until - at, at: at - offset }
+      else {
+        if (part !== undefined && part.chunk !== chunk) yield part
+        if (part?.chunk !== chunk) part = { chunk, stretches: [] }
+        part.stretches.push({ from: first * PAGE_BYTES + at - page * PAGE_BYTES, sizeBytes: until - at, at: at - offset })
+      }
       at = until
     }
+    if (part !== undefined) yield part
   }
 
   #runAt(page: number): number {

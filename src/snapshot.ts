@@ -1,7 +1,7 @@
 /** An open snapshot: its images to read from, or to pull whole. */
 import { randomUUID } from 'node:crypto'
 import type { Engine, EngineStore, HeldSnapshot } from './engine.ts'
-import { ThawError } from './errors.ts'
+import { ThawError, type Tier } from './errors.ts'
 import type { StoredSnapshot } from './find.ts'
 import type { Layer } from './keys.ts'
 import type { ImageKind, ManifestImage } from './manifest.ts'
@@ -167,7 +167,12 @@ export class SnapshotImage {
       options.onServed?.('memory', there)
       return there
     }
-    return await this.#reader.readInto(this.#source.held, target, offset, options)
+    const { engine, held } = this.#source
+    const onServed = (tier: Tier, bytes: number): void => {
+      if (tier === 'memory') engine.countHits(1, bytes)
+      options.onServed?.(tier, bytes)
+    }
+    return await this.#reader.readInto(held, target, offset, { ...options, onServed })
   }
 
   /**
@@ -179,7 +184,7 @@ export class SnapshotImage {
     this.#checkOpen()
     if (!Number.isSafeInteger(offset) || offset < 0) throw new RangeError(`offset ${offset} is not a position in an image`)
     const bytes = this.#reader.tryReadInto(target, offset)
-    if (bytes > 0) this.#source.engine.countHit(bytes)
+    if (this.#reader.chunksRead > 0 && bytes > 0) this.#source.engine.countHits(this.#reader.chunksRead, bytes)
     return bytes
   }
 

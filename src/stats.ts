@@ -4,9 +4,14 @@
 import type { Tier } from './errors.ts'
 import { type Distribution, Histogram } from './util/histogram.ts'
 
-/** Everything since the cache was made. A "hit" is good bytes served. */
+/**
+ * Everything since the cache was made. Of memory, the caches and the origin alike, hits and misses are
+ * counted in chunks (and manifests), not in reads: a read of two chunks looks for two.
+ */
 export interface TierFigures {
+  /** Times that one was there, and its bytes good. */
   readonly hits: number
+  /** Times that one was not there, and was looked for in the next tier: once for all who waited for it. */
   readonly misses: number
   /** Bytes served: of pages for `memory`, sealed ones for the others. */
   readonly bytes: number
@@ -35,10 +40,17 @@ export interface OriginFigures extends TierFigures {
   readonly queue: Distribution
 }
 
-export interface MemoryFigures extends TierFigures {
+/** Without a latency: what is in memory is not waited for. */
+export interface MemoryFigures extends Omit<TierFigures, 'latency'> {
   readonly chunks: number
   readonly chunksMax: number
   readonly evictions: number
+}
+
+/** Of the thread that serves misses. */
+export interface EngineFigures {
+  /** How late it got to what was due, since its figures were first read: what a miss may have waited before anybody looked at it. */
+  readonly delay: Distribution
 }
 
 /** Tiers that were left out are undefined. */
@@ -47,6 +59,7 @@ export interface ReadFigures {
   readonly disk: TierFigures | undefined
   readonly l2: TierFigures | undefined
   readonly origin: OriginFigures
+  readonly engine: EngineFigures
 }
 
 /** The counters of one tier. Whoever serves from it counts. */

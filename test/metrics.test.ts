@@ -21,11 +21,13 @@ const TIER: TierFigures = {
   latency: distribution(0.0015, 0.5, 2000),
 }
 
+const { latency: _, ...COUNTS } = TIER
 const FIGURES: ReadFigures = {
-  memory: { ...TIER, chunks: 11, chunksMax: 12, evictions: 13 },
+  memory: { ...COUNTS, chunks: 11, chunksMax: 12, evictions: 13 },
   disk: TIER,
   l2: undefined,
   origin: { ...TIER, hedges: 14, hedgesWon: 15, underWay: 16, underWayMax: 17, queue: distribution(1) },
+  engine: { delay: distribution(1, 70) },
 }
 
 const source = { stats: async () => FIGURES }
@@ -61,6 +63,9 @@ describe('metricsText', () => {
     ['thaw_origin_hedges_won_total', 15],
     ['thaw_origin_reads_under_way', 16],
     ['thaw_origin_queue_seconds_count', 1],
+    ['thaw_engine_delay_seconds_count', 2],
+    ['thaw_engine_delay_seconds_sum', 0.071],
+    ['thaw_tier_latency_seconds_count{tier="memory"}', undefined],
   ])('has %s', (name, value) => {
     expect(values.get(name)).toBe(value)
   })

@@ -1,7 +1,7 @@
 /**
  * `thaw stats`: the running commands that read through caches, serve guests or were given a state folder, what each read from which tier, and what its guests did.
  */
-import { type Distribution, quantileOf, type RestoreFigures, type TierFigures } from '../index.ts'
+import { type Distribution, type MemoryFigures, quantileOf, type RestoreFigures, type TierFigures } from '../index.ts'
 import { readCacheSettings } from './cache-settings.ts'
 import { type Column, formatAge, formatBytes, formatCount, formatLatency, formatShare, formatTable, oneLine, TIER_NAMES } from './format.ts'
 import type { Invocation } from './invocation.ts'
@@ -26,15 +26,27 @@ function documentOf({ pid, socket, answer }: FoundSocket): object {
   if (answer === undefined) return { pid, socket, answered: false }
   const { command, startedAt, store, figures, restores } = answer
   const tiers = TIERS.map(tier => [tier, withQuantiles(figures[tier])])
-  return { pid, socket, answered: true, command, startedAt, store, figures: Object.fromEntries(tiers), restores }
+  return {
+    pid,
+    socket,
+    answered: true,
+    command,
+    startedAt,
+    store,
+    figures: { ...Object.fromEntries(tiers), engine: { delay: quantilesOf(figures.engine.delay) } },
+    restores,
+  }
 }
 
 /** What has a latency, with the quantiles people ask for; null of nothing. */
-function withQuantiles<T extends TierFigures>(figures: T | undefined): object | undefined {
-  if (!figures) return undefined
-  const { latency } = figures
-  const quantile = (q: number): number | null => (latency.count === 0 ? null : quantileOf(latency, q))
-  return { ...figures, latency: { ...latency, p50Ms: quantile(0.5), p99Ms: quantile(0.99) } }
+function withQuantiles(figures: MemoryFigures | TierFigures | undefined): object | undefined {
+  if (!figures || !('latency' in figures)) return figures
+  return { ...figures, latency: quantilesOf(figures.latency) }
+}
+
+function quantilesOf(distribution: Distribution): object {
+  const quantile = (q: number): number | null => (distribution.count === 0 ? null : quantileOf(distribution, q))
+  return { ...distribution, p50Ms: quantile(0.5), p99Ms: quantile(0.99) }
 }
 
 function linesOf({ pid, answer }: FoundSocket, index: number): string[] {
@@ -62,8 +74,9 @@ function restoreLines({ id, images }: RestoreFigures): string[] {
   return [`restore ${id}`, ...formatTable(IMAGE_COLUMNS, rows)]
 }
 
-function rowOf(tier: (typeof TIERS)[number], { hits, misses, bytes, latency, errors, corrupt, healed }: TierFigures): string[] {
-  const quantiles = [formatQuantile(latency, 0.5), formatQuantile(latency, 0.99)]
+function rowOf(tier: (typeof TIERS)[number], figures: MemoryFigures | TierFigures): string[] {
+  const { hits, misses, bytes, errors, corrupt, healed } = figures
+  const quantiles = [0.5, 0.99].map(q => ('latency' in figures ? formatQuantile(figures.latency, q) : '–'))
   const counts = [errors, corrupt, healed].map(count => formatCount(count))
   return [
     TIER_NAMES[tier],

@@ -137,9 +137,9 @@ export class LineClient {
     if (this.#isOutstanding(request)) this.#post({ kind: 'cancel', request })
   }
 
-  /** Counts bytes that this thread found in the arena. */
-  countHit(bytes: number): void {
-    this.#parts.counts[0]! += 1
+  /** Counts what this thread found in the arena, as `Engine.countHits`. */
+  countHits(chunks: number, bytes: number): void {
+    this.#parts.counts[0]! += chunks
     this.#parts.counts[1]! += bytes
   }
 

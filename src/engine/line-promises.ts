@@ -81,8 +81,8 @@ export class LinePromises {
     this.end('UNAVAILABLE')
   }
 
-  countHit(bytes: number): void {
-    this.#client.countHit(bytes)
+  countHits(chunks: number, bytes: number): void {
+    this.#client.countHits(chunks, bytes)
   }
 
   /** The engine's side is gone, or will answer no more: whoever waits, or wants from now on, gets that code, unless the engine said another. */

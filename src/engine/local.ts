@@ -12,6 +12,7 @@ import { type ReadFigures, TierCounters } from '../stats.ts'
 import type { ObjectStore } from '../store.ts'
 import { type Clock, systemClock } from '../util/clock.ts'
 import { Lifetime } from '../util/lifetime.ts'
+import { LoopDelay } from '../util/loop-delay.ts'
 import type { LineEnd } from './line.ts'
 import { OpenedLine, openEnds } from './line-open.ts'
 import { LineServer } from './line-server.ts'
@@ -42,6 +43,7 @@ export class LocalEngine implements Engine {
   readonly #snapshots = new SnapshotTable()
   readonly #lines = new Set<LineServer>()
   readonly #life = new Lifetime('the cache')
+  readonly #delay = new LoopDelay()
   #hadLines = false
   #closed: Promise<void> | undefined
 
@@ -62,8 +64,8 @@ export class LocalEngine implements Engine {
     return [...this.#memory.arena.segments, this.#memory.slab.memory]
   }
 
-  countHit(bytes: number): void {
-    this.#chunks.counters.hits++
+  countHits(chunks: number, bytes: number): void {
+    this.#chunks.counters.hits += chunks
     this.#chunks.counters.bytes += bytes
   }
 
@@ -109,6 +111,7 @@ export class LocalEngine implements Engine {
       disk: of('disk'),
       l2: of('l2'),
       origin: this.#originCounters.read(),
+      engine: { delay: this.#delay.read() },
     }
   }
 
@@ -134,6 +137,7 @@ export class LocalEngine implements Engine {
     // Of these snapshots may be open, on this thread or on others, whose numbers would soon mean other chunks.
     const isReadable = this.#hadLines || this.#stores.size > 0
     const closed = this.#life.close()
+    this.#delay.close()
     this.#chunks.close(this.#life.signal.reason)
     for (const store of this.#stores) await store.close()
     await this.settled()

@@ -61,7 +61,6 @@ export class OpenedChunks {
   async want(number: number, chunk: () => StoredChunk, source: SealedSource, options: WantOptions): Promise<Pinned> {
     const slot = this.arena.pin(number)
     if (slot !== ABSENT) return { slot, tier: 'memory' }
-    this.counters.misses++
     const through = this.#sources.get(number) ?? source
     try {
       return await this.#flights.join(number, flight => this.#bring(number, chunk(), source, flight), options)
@@ -84,6 +83,7 @@ export class OpenedChunks {
       new ThawError('TIMEOUT', `chunk ${id} could not be had within ${READ_TIMEOUT_MS} ms`, { object: objectKey })
     using deadline = new Deadline(READ_TIMEOUT_MS, tooLate, { clock: this.#clock, signals: [signal] })
     const options = { urgency, signal: deadline.signal }
+    this.counters.misses++
     this.#numbers.retain(number)
     this.#sources.set(number, source)
     try {
@@ -117,8 +117,9 @@ export class OpenedChunks {
   }
 
   figures(): MemoryFigures {
+    const { latency: _, ...counts } = this.counters.read()
     return {
-      ...this.counters.read(),
+      ...counts,
       chunks: this.#slots.size,
       chunksMax: this.arena.slots,
       evictions: this.#slots.evictions,

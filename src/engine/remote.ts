@@ -95,8 +95,8 @@ export class RemoteEngine implements Engine {
     await this.#unlessEnded(this.#calls.call({ kind: 'closeLine', line }))
   }
 
-  countHit(bytes: number): void {
-    this.#line.countHit(bytes)
+  countHits(chunks: number, bytes: number): void {
+    this.#line.countHits(chunks, bytes)
   }
 
   figures(): Promise<ReadFigures> {

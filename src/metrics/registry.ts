@@ -8,16 +8,18 @@ import type { ReadFigures, TierFigures } from '../stats.ts'
 import { BUCKETS_MS, type Distribution } from '../util/histogram.ts'
 
 type Client = typeof Prom
-type TierName = keyof ReadFigures
+type TierName = keyof Omit<ReadFigures, 'engine'>
+/** What there is of memory too. */
+type AnyFigures = Omit<TierFigures, 'latency'>
 
 /** In a second. */
 const MS = 1000
 const TIERS: readonly TierName[] = ['memory', 'disk', 'l2', 'origin']
 
 /** Of each tier: name, help, figure. */
-const TIER_COUNTERS: readonly (readonly [string, string, keyof Omit<TierFigures, 'latency'>])[] = [
-  ['thaw_tier_hits_total', 'Reads that a tier served with good bytes', 'hits'],
-  ['thaw_tier_misses_total', 'Reads that a tier had nothing for', 'misses'],
+const TIER_COUNTERS: readonly (readonly [string, string, keyof AnyFigures])[] = [
+  ['thaw_tier_hits_total', 'Chunks and manifests that a tier served, each time with good bytes', 'hits'],
+  ['thaw_tier_misses_total', 'Chunks and manifests that a tier was asked for and did not have', 'misses'],
   ['thaw_tier_bytes_total', 'Bytes that a tier served: of pages for memory, sealed ones for the others', 'bytes'],
   ['thaw_tier_errors_total', 'Calls of a tier that failed: down, too slow, refused', 'errors'],
   ['thaw_tier_corrupt_total', 'Reads of a tier whose bytes were not those of their id', 'corrupt'],
@@ -29,11 +31,11 @@ const TIER_COUNTERS: readonly (readonly [string, string, keyof Omit<TierFigures,
 export function cacheRegistry(client: Client, figures: ReadFigures): Prom.Registry {
   const registry = new client.Registry()
   const registers = [registry]
-  const { memory, origin } = figures
+  const { memory, disk, l2, origin, engine } = figures
   const counter = (name: string, help: string, value: number): void => new client.Counter({ name, help, registers }).inc(value)
   const gauge = (name: string, help: string, value: number): void => new client.Gauge({ name, help, registers }).set(value)
 
-  const tiers = TIERS.flatMap((tier): [TierName, TierFigures][] => {
+  const tiers = TIERS.flatMap((tier): [TierName, AnyFigures][] => {
     const of = figures[tier]
     return of === undefined ? [] : [[tier, of]]
   })
@@ -44,7 +46,7 @@ export function cacheRegistry(client: Client, figures: ReadFigures): Prom.Regist
   histogram(client, registry, {
     name: 'thaw_tier_latency_seconds',
     help: 'Seconds from the question to a tier until its bytes, hits only',
-    of: tiers.map(([tier, { latency }]) => ({ labels: { tier }, distribution: latency })),
+    of: Object.entries({ disk, l2, origin }).flatMap(([tier, of]) => (of ? [{ labels: { tier }, distribution: of.latency }] : [])),
   })
   counter('thaw_origin_hedges_total', 'Second requests to the store, sent because the first was slow', origin.hedges)
   counter('thaw_origin_hedges_won_total', 'Second requests to the store that answered before the first', origin.hedgesWon)
@@ -53,6 +55,11 @@ export function cacheRegistry(client: Client, figures: ReadFigures): Prom.Regist
     name: 'thaw_origin_queue_seconds',
     help: 'Seconds that reads of the store waited for their turn',
     of: [{ labels: {}, distribution: origin.queue }],
+  })
+  histogram(client, registry, {
+    name: 'thaw_engine_delay_seconds',
+    help: 'Seconds by which the thread that serves misses was late for what was due',
+    of: [{ labels: {}, distribution: engine.delay }],
   })
   gauge('thaw_memory_chunks', 'Opened chunks in memory', memory.chunks)
   gauge('thaw_memory_chunks_max', 'Opened chunks that memory has room for', memory.chunksMax)

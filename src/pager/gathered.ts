@@ -27,6 +27,7 @@ export class GatheredBytes implements Gathered {
   /** Slots that are pinned until `release`. */
   readonly #slots: Int32Array
   #slotCount = 0
+  #chunkCount = 0
   #pieces = 0
   sizeBytes = 0
 
@@ -39,6 +40,11 @@ export class GatheredBytes implements Gathered {
     this.#offsets = new Float64Array(piecesMax)
     this.#sizes = new Float64Array(piecesMax)
     this.#slots = new Int32Array(piecesMax)
+  }
+
+  /** How many chunks it reads. */
+  get chunkCount(): number {
+    return this.#chunkCount
   }
 
   get vectorCount(): number {
@@ -60,6 +66,7 @@ export class GatheredBytes implements Gathered {
 
   /** Takes over a pin. */
   holdSlot(slot: number): void {
+    if (this.#slotCount === 0 || this.#slots[this.#slotCount - 1] !== slot) this.#chunkCount++
     this.#slots[this.#slotCount++] = slot
   }
 
@@ -67,6 +74,7 @@ export class GatheredBytes implements Gathered {
   release(): void {
     for (let i = 0; i < this.#slotCount; i++) this.#arena.unpin(this.#slots[i]!)
     this.#slotCount = 0
+    this.#chunkCount = 0
     this.#pieces = 0
     this.sizeBytes = 0
   }

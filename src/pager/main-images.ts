@@ -42,8 +42,8 @@ class PromiseWants implements Wants {
     for (const waiters of this.#waiters.values()) waiters.delete(waiter)
   }
 
-  countHit(bytes: number): void {
-    this.#engine.countHit(bytes)
+  countHits(chunks: number, bytes: number): void {
+    this.#engine.countHits(chunks, bytes)
   }
 
   async #fetch(chunk: number, waiters: Set<ChunkWaiter>, deadlineAt: number): Promise<void> {

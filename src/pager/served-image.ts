@@ -94,7 +94,7 @@ export class LiveImage implements ServedImage, ParkingImage {
     }
     if (isThere) {
       this.counters.hit(sizeBytes)
-      this.#around.wants.countHit(sizeBytes)
+      this.#around.wants.countHits(gathered.chunkCount, sizeBytes)
       callbacks.onBytes(gathered)
     }
     this.#around.giveBackGathered(gathered)
@@ -316,7 +316,7 @@ export class LiveImage implements ServedImage, ParkingImage {
 
   countHit(pages: number): void {
     this.counters.hit(pages * PAGE_BYTES)
-    this.#around.wants.countHit(pages * PAGE_BYTES)
+    this.#around.wants.countHits(1, pages * PAGE_BYTES)
   }
 
   countZeros(pages: number): void {

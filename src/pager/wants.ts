@@ -19,8 +19,8 @@ export interface Wants {
   want(handle: number, chunk: number, waiter: ChunkWaiter, deadlineMs: number): void
   /** Tells a waiter nothing any more. */
   forget(waiter: ChunkWaiter): void
-  /** Counts bytes that were found in the arena. */
-  countHit(bytes: number): void
+  /** Counts what was found in the arena, as `Engine.countHits`. */
+  countHits(chunks: number, bytes: number): void
 }
 
 /** Tells waiters one after the other. What one of them does may take back what the next waits for: who is forgotten meanwhile is not told. */
@@ -107,8 +107,8 @@ export class LineWants implements Wants, PolledSource {
     }
   }
 
-  countHit(bytes: number): void {
-    this.#line.countHit(bytes)
+  countHits(chunks: number, bytes: number): void {
+    this.#line.countHits(chunks, bytes)
   }
 
   poll(): boolean {

@@ -72,8 +72,13 @@ describe.each([
     await reader.readInto(held, target, 3 * PAGE_BYTES, {})
     expect(target.equals(markedPages(1, PAGES).subarray(PAGE_BYTES))).toBe(true)
     expect(reader.tryReadInto(target, 3 * PAGE_BYTES)).toBe(PAGE_BYTES)
-    engine.countHit(PAGE_BYTES)
+    engine.countHits(reader.chunksRead, PAGE_BYTES)
     expect((await engine.figures()).memory).toMatchObject({ hits: 1, bytes: PAGE_BYTES, misses: 1 })
+  })
+
+  it('says how late its thread is for what is due', async () => {
+    const count = async (): Promise<number> => (await engine.figures()).engine.delay.count
+    await expect.poll(count).toBeGreaterThan(0)
   })
 
   it('fetches once what many want at a time', async () => {

@@ -346,9 +346,9 @@ describe.each([
   it('has what it counted added up, also once it is gone', async () => {
     const line = await engine.openLine('message')
     const client = new LineClient(line.end)
-    client.countHit(4096)
-    client.countHit(100)
-    engine.countHit(1)
+    client.countHits(1, 4096)
+    client.countHits(1, 100)
+    engine.countHits(1, 1)
     const counted = { hits: 3, bytes: 4197 }
     expect((await engine.figures()).memory).toMatchObject(counted)
     client.close()

@@ -73,7 +73,7 @@ function look(): void {
     if (bytes === 0) return
     hits++
     hitBytes += bytes
-    line.countHit(bytes)
+    line.countHits(1, bytes)
     for (let word = 0; word < page.length; word += 2) if (page[word] !== chunk || page[word + 1] !== at) wrong++
     return
   }
