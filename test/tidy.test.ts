@@ -71,6 +71,7 @@ const EXCEPTIONS: Readonly<Record<string, string>> = {
 /** Where each package may be loaded, and whether everybody pays for it who loads that area, or only whoever needs it. */
 const PACKAGES: Readonly<Record<string, { readonly area: string | readonly string[]; readonly load: 'static' | 'dynamic' }>> = {
   '@aws-sdk/client-s3': { area: 'store', load: 'dynamic' },
+  '@aws-sdk/credential-provider-node': { area: 'store', load: 'dynamic' },
   '@smithy/node-http-handler': { area: 'store', load: 'dynamic' },
   koffi: { area: 'util', load: 'dynamic' },
   'hash-wasm': { area: 'cache', load: 'dynamic' },

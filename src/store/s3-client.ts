@@ -4,14 +4,21 @@
 import http from 'node:http'
 import https from 'node:https'
 import type * as Sdk from '@aws-sdk/client-s3'
+import type { Clock } from '../util/clock.ts'
+import { type Identity, S3Credentials } from './s3-credentials.ts'
 import type { S3Location } from './s3-url.ts'
 
 /** The SDK's own tries: one more for a kept connection that the server had closed, or a clock that is off. Patience is the retry wrapper's. */
 const SDK_ATTEMPTS_MAX = 2
 
+/** The SDK would write its warnings to stderr, between lines that are JSON. */
+const SILENT = { debug() {}, info() {}, warn() {}, error() {} }
+
 export interface S3Connection {
   readonly sdk: typeof Sdk
   readonly client: Sdk.S3Client
+  /** What the client signs with. */
+  readonly credentials: S3Credentials
 }
 
 export interface S3Timeouts {
@@ -22,14 +29,24 @@ export interface S3Timeouts {
 }
 
 /** Makes a client; no request yet. TypeError if no region is known for AWS itself. */
-export async function connectS3(location: S3Location, concurrency: number, timeouts: S3Timeouts): Promise<S3Connection> {
-  const [sdk, { NodeHttpHandler }] = await Promise.all([import('@aws-sdk/client-s3'), import('@smithy/node-http-handler')])
+export async function connectS3(location: S3Location, concurrency: number, timeouts: S3Timeouts, clock: Clock): Promise<S3Connection> {
+  const [sdk, { defaultProvider }, { NodeHttpHandler }] = await Promise.all([
+    import('@aws-sdk/client-s3'),
+    import('@aws-sdk/credential-provider-node'),
+    import('@smithy/node-http-handler'),
+  ])
+  // A new chain each time, because the SDK's keeps what it found; `ignoreCache` is about shared files.
+  const evaluate = (): Promise<Identity> =>
+    defaultProvider({ ignoreCache: true, logger: SILENT, parentClientConfig: { ...client.config } })()
+  const credentials = new S3Credentials(evaluate, clock)
   const agentOptions = { keepAlive: true, maxSockets: concurrency }
-  const client = new sdk.S3Client({
+  const client: Sdk.S3Client = new sdk.S3Client({
     ...(location.endpoint !== undefined && { endpoint: location.endpoint }),
     ...regionOf(location),
     forcePathStyle: location.pathStyle,
     followRegionRedirects: location.endpoint === undefined,
+    // Marked as one that remembers by itself: the SDK would keep for good what does not expire.
+    credentials: Object.assign(() => credentials.get(), { memoized: true }),
     retryMode: 'standard',
     maxAttempts: SDK_ATTEMPTS_MAX,
     // thaw checks every byte itself, by the names of chunks and by checksums in documents.
@@ -38,6 +55,7 @@ export async function connectS3(location: S3Location, concurrency: number, timeo
     requestHandler: new NodeHttpHandler({
       connectionTimeout: timeouts.connectMs,
       socketTimeout: timeouts.idleMs,
+      logger: SILENT,
       httpAgent: new http.Agent(agentOptions),
       httpsAgent: new https.Agent(agentOptions),
     }),
@@ -48,7 +66,7 @@ export async function connectS3(location: S3Location, concurrency: number, timeo
     client.destroy()
     throw new TypeError('no AWS region: set AWS_REGION or add ?region=… to the store URL', { cause })
   }
-  return { sdk, client }
+  return { sdk, client, credentials }
 }
 
 /** Other providers mostly ignore the region, but signing needs one. */

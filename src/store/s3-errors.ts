@@ -16,6 +16,8 @@ const CODE_OF_NAME: Readonly<Record<string, ErrorCode>> = {
   TimeoutError: 'UNAVAILABLE',
   ExpiredToken: 'DENIED',
   InvalidToken: 'DENIED',
+  TokenRefreshRequired: 'DENIED',
+  RequestExpired: 'DENIED',
   InvalidAccessKeyId: 'DENIED',
   AuthorizationHeaderMalformed: 'DENIED',
   CredentialsProviderError: 'DENIED',
@@ -68,6 +70,15 @@ export function statusOf(error: unknown): number | undefined {
   const metadata = error.$metadata
   const status = typeof metadata === 'object' && metadata !== null && 'httpStatusCode' in metadata ? metadata.httpStatusCode : undefined
   return typeof status === 'number' ? status : undefined
+}
+
+/**
+ * Whether a server refused a request for its credentials or permissions, as far as can be told: an answer
+ * without a document, as every one to a HEAD is, says 400 of an expired token and of much else.
+ */
+export function isRefusal(error: unknown): boolean {
+  const status = statusOf(error)
+  return status !== undefined && (codeOf(error) === 'DENIED' || (status === 400 && nameOf(error) === 'HTTP 400'))
 }
 
 /** The provider's name for an error, or the network's: never its message, which may repeat parts of the request. */

@@ -44,11 +44,11 @@ export interface S3StoreOptions {
   readonly clock?: Clock | undefined
 }
 
-/** Opens `s3://bucket/prefix?…` (s3-url.ts); no request yet. Credentials come from the AWS default chain. TypeError for a bad URL. */
+/** Opens `s3://bucket/prefix?…` (s3-url.ts); no request yet. Credentials are what the AWS default chain finds, and finds later. TypeError for a bad URL. */
 export async function openS3Store(url: string, options: S3StoreOptions = {}): Promise<ObjectStore> {
   const location = parseS3Url(url)
   const timeouts = { connectMs: options.connectTimeoutMs ?? CONNECT_TIMEOUT_MS, idleMs: options.idleTimeoutMs ?? IDLE_TIMEOUT_MS }
-  const connection = await connectS3(location, CONCURRENCY, timeouts)
+  const connection = await connectS3(location, CONCURRENCY, timeouts, options.clock ?? systemClock)
   return new S3Store(location, connection, options)
 }
 
@@ -59,16 +59,18 @@ class S3Store implements ObjectStore {
   readonly #location: S3Location
   readonly #sdk: S3Connection['sdk']
   readonly #client: S3Connection['client']
+  readonly #credentials: S3Connection['credentials']
   readonly #timeoutMs: number
   readonly #bytesPerSecondMin: number
   readonly #clock: Clock
   readonly #life: Lifetime
 
-  constructor(location: S3Location, { sdk, client }: S3Connection, options: S3StoreOptions) {
+  constructor(location: S3Location, { sdk, client, credentials }: S3Connection, options: S3StoreOptions) {
     this.url = location.url
     this.#location = location
     this.#sdk = sdk
     this.#client = client
+    this.#credentials = credentials
     this.#timeoutMs = options.timeoutMs ?? TIMEOUT_MS
     this.#bytesPerSecondMin = options.bytesPerSecondMin ?? BYTES_PER_SECOND_MIN
     this.#clock = options.clock ?? systemClock
@@ -242,7 +244,7 @@ class S3Store implements ObjectStore {
         new ThawError('TIMEOUT', `${about.what} within ${timeoutMs} ms: ${about.key} in ${this.url}`, { object: about.key })
       using deadline = new Deadline(timeoutMs, timeout, { clock: this.#clock, signals: [signal, this.#life.signal] })
       try {
-        return await deadline.race(call(deadline.signal))
+        return await deadline.race(this.#credentials.use(() => call(deadline.signal)))
       } catch (error) {
         deadline.signal.throwIfAborted()
         throw fromS3(error, { ...about, bucket: this.#location.bucket, url: this.url })

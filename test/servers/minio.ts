@@ -21,6 +21,8 @@ export interface Minio {
   readonly endpoint: string
   readonly credentials: { readonly accessKeyId: string; readonly secretAccessKey: string }
   readonly pid: number
+  /** Starts it again over the same objects with other credentials: those from before are refused from then on. */
+  restartAs(credentials: Minio['credentials']): Promise<void>
   /** Creates a bucket with a fresh name and returns that. */
   createBucket(): Promise<string>
   /** Kills the server and removes its folder. Idempotent. */
@@ -59,28 +61,47 @@ async function start(binary: string): Promise<Minio> {
   const folder = await mkdtemp(join(tmpdir(), 'thaw-minio-'))
   const port = await freePort()
   const endpoint = `http://127.0.0.1:${port}`
-  const credentials = { accessKeyId: 'thaw-test', secretAccessKey: randomBytes(12).toString('hex') }
-  const server = spawn(binary, ['server', '--quiet', '--address', `127.0.0.1:${port}`, folder], {
-    env: {
-      ...process.env,
-      MINIO_ROOT_USER: credentials.accessKeyId,
-      MINIO_ROOT_PASSWORD: credentials.secretAccessKey,
-      MINIO_BROWSER: 'off',
-    },
-    stdio: ['ignore', 'ignore', 'ignore'],
-  })
+  let credentials = { accessKeyId: 'thaw-test', secretAccessKey: randomBytes(12).toString('hex') }
+  let server: ChildProcess
+  const launch = async (): Promise<void> => {
+    server = spawn(binary, ['server', '--quiet', '--address', `127.0.0.1:${port}`, folder], {
+      env: {
+        ...process.env,
+        MINIO_ROOT_USER: credentials.accessKeyId,
+        MINIO_ROOT_PASSWORD: credentials.secretAccessKey,
+        MINIO_BROWSER: 'off',
+      },
+      stdio: ['ignore', 'ignore', 'ignore'],
+    })
+    await once(server, 'spawn')
+    await waitReady(`${endpoint}/minio/health/ready`, server)
+  }
   const stop = async (): Promise<void> => {
     await kill(server)
     await rm(folder, { recursive: true, force: true })
   }
   try {
-    await once(server, 'spawn')
-    await waitReady(`${endpoint}/minio/health/ready`, server)
+    await launch()
   } catch (error) {
     await stop()
     throw error
   }
-  return { endpoint, credentials, pid: server.pid ?? 0, stop, createBucket: () => createBucket(endpoint, credentials) }
+  return {
+    endpoint,
+    get credentials() {
+      return credentials
+    },
+    get pid() {
+      return server.pid ?? 0
+    },
+    stop,
+    async restartAs(others) {
+      await kill(server)
+      credentials = others
+      await launch()
+    },
+    createBucket: () => createBucket(endpoint, credentials),
+  }
 }
 
 async function freePort(): Promise<number> {
