@@ -17,7 +17,7 @@ import { readSync, writeSync } from 'node:fs'
 import { PAGE_BYTES, pageCount } from '../chunk.ts'
 import { fromErrno, ThawError } from '../errors.ts'
 import type { Native } from '../util/native.ts'
-import { PAGE_STATE, PageStates } from './page-states.ts'
+import { isZero, PAGE_STATE, PageStates } from './page-states.ts'
 
 /** i32 in `SharedOverlay.counts`. */
 export const COUNT = {
@@ -53,7 +53,7 @@ export interface SharedOverlay {
 }
 
 /** One step of `zero`: pages whose states are set, and of those the ones whose disk is given back. A step is to take less than 1 ms. */
-const ZERO_PAGES_MAX = 2 ** 18
+const ZERO_PAGES_MAX = 2 ** 17
 const PUNCHED_PAGES_MAX = 2 ** 11
 
 /** <linux/falloc.h>: FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE. */
@@ -165,10 +165,9 @@ export class ImageOverlay {
 
   /** What these pages have in the file is not theirs any more. */
   #drop(page: number, count: number, state: number): void {
-    const written = this.#states.countOf(PAGE_STATE.written, page, page + count)
     this.beginChange()
     try {
-      this.#setState(page, count, state)
+      const written = this.#setState(page, count, state)
       this.#charge(-written)
       if (written > 0) this.#punch(page, count)
     } finally {
@@ -223,13 +222,20 @@ export class ImageOverlay {
     this.#native?.fallocate(this.#fd, PUNCH_HOLE, page * PAGE_BYTES, count * PAGE_BYTES)
   }
 
-  #setState(page: number, count: number, state: number): void {
-    const written = this.#states.countOf(PAGE_STATE.written, page, page + count)
-    const end = page + count
-    const zero = this.#states.countOf(PAGE_STATE.zero, page, end) + this.#states.countOf(PAGE_STATE.zeroNoted, page, end)
+  /** @returns how many of them were `written` */
+  #setState(page: number, count: number, state: number): number {
+    let written = 0
+    let zero = 0
+    for (let at = page; at < page + count; ) {
+      const pages = this.run(at, page + count)
+      if (this.stateOf(at) === PAGE_STATE.written) written += pages
+      else if (isZero(this.stateOf(at))) zero += pages
+      at += pages
+    }
     this.#states.bytes.fill(state, page, page + count)
     Atomics.add(this.#counts, COUNT.writtenPages, (state === PAGE_STATE.written ? count : 0) - written)
     Atomics.add(this.#counts, COUNT.zeroPages, (state === PAGE_STATE.zero ? count : 0) - zero)
+    return written
   }
 
   #charge(pages: number): void {
