@@ -6,7 +6,7 @@ import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { hash, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import fs from 'node:fs'
-import { mkdir, mkdtemp, open as openFile, readdir, rm, stat, symlink, truncate, writeFile } from 'node:fs/promises'
+import { chmod, mkdir, mkdtemp, open as openFile, readdir, rm, stat, symlink, truncate, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -15,6 +15,7 @@ import { type DiskCacheOptions, openDiskCache } from '../../src/cache/disk.ts'
 import type { SealedCache } from '../../src/cache.ts'
 import { bytesIn, entriesIn, entryPath, eventually, roleOf, TurnClock } from '../cache/disk-folder.ts'
 import { codeOfAsync } from '../code-of.ts'
+import { badSectors } from './bad-sectors.ts'
 import { mountTmpfs, type Tmpfs } from './tmpfs.ts'
 
 const CHILD = join(import.meta.dirname, 'disk-cache-child.ts')
@@ -223,7 +224,7 @@ describe('a file', () => {
     const sealed = randomBytes(5000)
     const id = hash('sha256', sealed)
     await cache.put(id, sealed)
-    using bad = badSector(entryPath(path, id))
+    using bad = badSectors([entryPath(path, id)])
     await expect(get(cache, id)).rejects.toMatchObject({ code: 'CORRUPT', tier: 'disk' })
     expect(bad.reads).toBe(1)
     // Nobody evicted it, and what is put is the same: it is read before it is said to be there.
@@ -275,28 +276,27 @@ describe('a file', () => {
   })
 })
 
-/** Makes every read of the file that lies there now EIO, whoever opens it, until it is disposed. */
-function badSector(file: string): Disposable & { reads: number } {
-  const { ino } = fs.statSync(file)
-  const real = fs.read
-  const reading = vi.spyOn(fs, 'read').mockImplementation(((fd: number, ...rest: unknown[]) => {
-    if (fs.fstatSync(fd).ino !== ino) return Reflect.apply(real, fs, [fd, ...rest])
-    bad.reads++
-    const done = rest.at(-1) as (error: Error) => void
-    done(Object.assign(new Error('EIO: i/o error, read'), { code: 'EIO', errno: -5, syscall: 'read' }))
-  }) as typeof fs.read)
-  const bad = { reads: 0, [Symbol.dispose]: () => reading.mockRestore() }
-  return bad
-}
-
 const refuse = (): never => {
   throw new Error('not to be asked')
 }
 
+describe('a second user', () => {
+  it('is denied a folder that is not theirs, also to look', async () => {
+    await (await open()).close()
+    await chmod(path, 0o755)
+    process.seteuid!(65_534)
+    try {
+      for (const observe of [false, true]) await expect(open({ observe })).rejects.toMatchObject({ code: 'DENIED', tier: 'disk' })
+    } finally {
+      process.seteuid!(0)
+    }
+  })
+})
+
 describe('a process', () => {
   it('killed while it writes leaves no wrong entry and no rubbish, and the bound is kept', { timeout: 120_000 }, async () => {
     const sizeBytes = 8 * MIB
-    for (let kill = 0; kill < 6; kill++) {
+    for (const kill of [0, 4]) {
       const child = await startChild(sizeBytes)
       expect(child.role).toBe('owner')
       // Sometimes before the cache is full, sometimes long after, each time at another moment of writing.

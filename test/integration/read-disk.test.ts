@@ -8,6 +8,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, expect, it } from 'vitest'
 import type { Clock } from '../../src/testing.ts'
 import { systemClock } from '../../src/util/clock.ts'
 import { entriesIn, entryPath } from '../cache/disk-folder.ts'
+import { badSectors } from '../fault/bad-sectors.ts'
 import { mountTmpfs } from '../fault/tmpfs.ts'
 import type { SmallStore } from '../small-store.ts'
 import { type Pushed, pushedStore, Reading } from './read-stores.ts'
@@ -93,6 +94,19 @@ it.each<[string, (file: string, sizeBytes: number) => Promise<void>]>([
   const { corrupt, healed } = (await reading.cache.stats()).disk!
   expect([corrupt > 0, healed > 0]).toEqual([true, true])
   await reading.untilServedBy('disk')
+})
+
+it('files with bad sectors are read once more, and healed', async () => {
+  const reading = await open()
+  await reading.untilServedBy('disk')
+  const files = [...(await entriesIn(path)).keys()].map(id => entryPath(path, id))
+  using bad = badSectors(files)
+  for (let round = 0; round < 3; round++) expect(await reading.all()).toBe('right')
+  await reading.untilServedBy('disk')
+  const { corrupt, healed, fillsDropped } = (await reading.cache.stats()).disk!
+  expect(bad.reads).toBe(corrupt)
+  expect(corrupt).toBeLessThanOrEqual(files.length)
+  expect([healed, fillsDropped]).toEqual([corrupt, 0])
 })
 
 it('files that are deleted under a reader are misses, and come back', async () => {
