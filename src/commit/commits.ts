@@ -3,8 +3,9 @@ import type { ImageChanges } from '../changes.ts'
 import type { ChildSpec, CommitOptions } from '../commit.ts'
 import { ThawError } from '../errors.ts'
 import { GivenBack } from '../overlay/given-back.ts'
-import type { SharedOverlay } from '../overlay/image-overlay.ts'
-import { firstLostPage, overlayChanges } from '../overlay/overlay-changes.ts'
+import { damageOf, type SharedOverlay } from '../overlay/image-overlay.ts'
+import { overlayChanges } from '../overlay/overlay-changes.ts'
+import { checkWrittenBack } from '../overlay/written-back.ts'
 import type { ImageSource, PushedSnapshot, PushOptions } from '../push.ts'
 import { type CommitSources, commitSources } from './sources.ts'
 
@@ -128,9 +129,14 @@ export class Commits<Result extends PushedSnapshot> {
       (error: unknown) => ({ error }),
     )
     for (const { name, overlay } of this.#source.images()) {
-      const page = overlay && firstLostPage(overlay)
-      if (page === undefined) continue
-      const message = `image ${name} lost what the guest wrote to page ${page}: this restore cannot be committed any more: end it, and go on from an earlier snapshot`
+      if (overlay !== undefined) await checkWrittenBack(overlay)
+      const damage = overlay && damageOf(overlay)
+      if (damage === undefined) continue
+      const what =
+        damage.kind === 'page'
+          ? `lost what the guest wrote to page ${damage.page}`
+          : 'may lack writes: its disk failed, or it was in use when what served it ended'
+      const message = `image ${name} ${what}: this restore cannot be committed any more: end it, and go on from an earlier snapshot`
       throw new ThawError('CORRUPT', message, { object: name })
     }
     if (failure !== undefined) throw failure.error

@@ -27,10 +27,13 @@ export const COUNT = {
   underWay: 1,
   writtenPages: 2,
   zeroPages: 3,
-  /** 0: none was ever lost. Else one more than the first page that was. */
+  /** 0: none was ever lost. Else one more than the first page that was, or UNKNOWN_LOST. */
   firstLost: 4,
 } as const
 export const COUNTS: number = Object.keys(COUNT).length
+
+/** As `firstLost`: pages may have been lost, and nobody knows which. */
+const UNKNOWN_LOST = -1
 
 /** i32 in `SharedOverlay.budget`. */
 export const BUDGET = { usedPages: 0, pagesMax: 1 } as const
@@ -50,6 +53,21 @@ export interface SharedOverlay {
   readonly counts: SharedArrayBuffer
   /** i32, see BUDGET: of all images of the restore. */
   readonly budget: SharedArrayBuffer
+}
+
+/** What is known of writes to an image that were lost. */
+export type Damage = { readonly kind: 'page'; readonly page: number } | { readonly kind: 'unknown' }
+
+/** Undefined: none was lost. On any thread. */
+export function damageOf({ counts }: SharedOverlay): Damage | undefined {
+  const first = Atomics.load(new Int32Array(counts), COUNT.firstLost)
+  if (first === 0) return undefined
+  return first === UNKNOWN_LOST ? { kind: 'unknown' } : { kind: 'page', page: first - 1 }
+}
+
+/** Writes may have been lost: whoever served the image ended while somebody could write to it, or the disk did not keep them. On any thread. */
+export function damage({ counts }: SharedOverlay): void {
+  Atomics.compareExchange(new Int32Array(counts), COUNT.firstLost, 0, UNKNOWN_LOST)
 }
 
 /** One step of `zero`: pages whose states are set, and of those the ones whose disk is given back. A step is to take less than 1 ms. */

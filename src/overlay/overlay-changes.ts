@@ -21,12 +21,6 @@ export function overlayChanges(shared: SharedOverlay): ImageChanges {
   }
 }
 
-/** The first page that was lost. Undefined: none was. */
-export function firstLostPage({ counts }: SharedOverlay): number | undefined {
-  const first = Atomics.load(new Int32Array(counts), COUNT.firstLost)
-  return first === 0 ? undefined : first - 1
-}
-
 function* stretches({ states: memory, fd }: SharedOverlay): Generator<ChangedPages> {
   const states = new PageStates(memory)
   const end = memory.byteLength

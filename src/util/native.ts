@@ -25,6 +25,8 @@ export interface Native {
   ioctl(fd: number, request: bigint | number, argument: Uint8Array): number
   /** fallocate(2). */
   fallocate(fd: number, mode: number, offset: number, sizeBytes: number): number
+  /** sync_file_range(2). */
+  syncFileRange(fd: number, offset: number, sizeBytes: number, flags: number): number
   lseek(fd: number, offset: number, whence: number): number
   dup(fd: number): number
   /** fcntl(2) with an argument that is a number. */
@@ -175,6 +177,7 @@ async function bind(): Promise<Native> {
     close: f('int close(int fd)'),
     ioctl: f('int ioctl(int fd, unsigned long request, void *argument)'),
     fallocate: f('int fallocate(int fd, int mode, int64_t offset, int64_t size)'),
+    syncFileRange: f('int sync_file_range(int fd, int64_t offset, int64_t size, unsigned int flags)'),
     lseek: f('int64_t lseek(int fd, int64_t offset, int whence)'),
     dup: f('int dup(int fd)'),
     fcntl: f('int fcntl(int fd, int command, int argument)'),

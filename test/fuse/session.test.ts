@@ -231,6 +231,17 @@ describe('a session', () => {
     expect(seek(SIZE_BYTES, 3)?.errno).toBe(ERRNO.ENXIO)
   })
 
+  it('knows whether somebody may have written what was not sent yet', () => {
+    const [open, release] = [OPCODE.open, OPCODE.release].map(opcode => (flags: number) => {
+      ask(opcode, ROOTFS, opcode === OPCODE.open ? words(flags, 0) : words(0, 0, flags, 0, 0, 0))
+      return session.hasWriters
+    })
+    expect([session.hasWriters, open!(0), open!(2), open!(1)]).toEqual([false, false, true, true])
+    expect([release!(0), release!(1), release!(2)]).toEqual([true, true, false])
+    ask(OPCODE.open, MEMORY, words(2, 0))
+    expect(session.hasWriters).toBe(false)
+  })
+
   it('writes where it may', () => {
     expect(write(ROOTFS, 10, Buffer.from('abc'))?.body.readUInt32LE(0)).toBe(3)
     expect(rootfs.bytes.subarray(9, 14)).toEqual(Buffer.from('\x06abc\x06'))

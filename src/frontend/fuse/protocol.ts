@@ -54,6 +54,8 @@ export const INIT_IN = { major: 10, minor: 11, maxReadAhead: 12, flags: 13 } as 
 export const SETATTR_IN = { valid: 10, size: 14, mtime: 20, mtimeNanoseconds: 25, mode: 27, uid: 29, gid: 30 } as const
 /** struct fuse_open_in. */
 export const OPEN_IN = { flags: 10 } as const
+/** struct fuse_release_in. */
+export const RELEASE_IN = { flags: 12 } as const
 /** struct fuse_read_in, fuse_write_in: of both these come first. */
 export const TRANSFER_IN = { offset: 12, size: 14 } as const
 /** struct fuse_write_in; and of its flags: bytes of the page cache, whose writer has gone on long ago. */

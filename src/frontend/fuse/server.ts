@@ -42,13 +42,13 @@ class FuseServer implements FrontEnd, Watched {
   }
 
   serve(): boolean {
-    if (this.#isPaused && this.#transport.isUnmounted()) this.#end({ kind: 'unmounted' })
+    if (this.#isPaused && this.#transport.isUnmounted()) this.#end({ kind: 'unmounted', inUse: this.#session.hasWriters })
     let count = 0
     while (count < REQUESTS_A_TURN && !this.#isOver && !this.#isPaused) {
       const sizeBytes = this.#transport.receive(this.#session.request)
       if (sizeBytes === NOTHING) break
       count++
-      if (sizeBytes === UNMOUNTED) this.#end({ kind: 'unmounted' })
+      if (sizeBytes === UNMOUNTED) this.#end({ kind: 'unmounted', inUse: this.#session.hasWriters })
       else this.#session.handle(sizeBytes)
       if (this.#session.isFull) this.#pause()
     }

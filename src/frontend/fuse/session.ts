@@ -76,6 +76,11 @@ export class FuseSession implements Unique {
     return this.#requests.isFull
   }
 
+  /** Whether somebody may have written what the kernel has not sent: through handles that are open, or mappings. */
+  get hasWriters(): boolean {
+    return this.#tree.hasWriters
+  }
+
   get waitingCount(): number {
     return this.#requests.waitingCount
   }
@@ -156,6 +161,8 @@ export class FuseSession implements Unique {
       case OPCODE.fsync:
         return file?.image.isDamaged ? ERRNO.EIO : 0
       case OPCODE.release:
+        if (file !== undefined && this.#isForWriting(fuse.RELEASE_IN.flags)) file.writers--
+        return 0
       case OPCODE.releasedir:
       case OPCODE.flush:
       case OPCODE.fsyncdir:
@@ -248,10 +255,15 @@ export class FuseSession implements Unique {
 
   #open(file: FileNode | undefined): number {
     if (file === undefined) return ERRNO.EISDIR
-    const isReadOnly = (this.#words[fuse.OPEN_IN.flags]! & fuse.ACCESS_MODE) === fuse.READ_ONLY
-    if (!isReadOnly && !file.isWritable) return ERRNO.EROFS
+    const isForWriting = this.#isForWriting(fuse.OPEN_IN.flags)
+    if (isForWriting && !file.isWritable) return ERRNO.EROFS
+    if (isForWriting) file.writers++
     this.#options.onOpened(this.#words[fuse.HEADER.pid]!)
     return this.#sendOpened(fuse.OPENED.keepCache)
+  }
+
+  #isForWriting(word: number): boolean {
+    return (this.#words[word]! & fuse.ACCESS_MODE) !== fuse.READ_ONLY
   }
 
   #readdir(): number {

@@ -36,6 +36,10 @@ export type FuseEvent = FrontEndEvent &
         readonly code: ErrorCode | undefined
       }
     | /** Told of the first few of an image only. */ (DamagedPages & { readonly kind: 'damaged'; readonly image: string })
-    | /** The kernel has let go: nobody can read any more. */ { readonly kind: 'unmounted' }
+    | /** The kernel has let go: nobody can read any more. */ {
+        readonly kind: 'unmounted'
+        /** Somebody could write: it was taken off by force. */
+        readonly inUse: boolean
+      }
     | /** A bug: nothing is answered any more. */ { readonly kind: 'broken'; readonly reason: string }
   )

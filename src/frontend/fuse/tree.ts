@@ -25,6 +25,8 @@ export interface FileNode {
   readonly number: number
   readonly isWritable: boolean
   mtimeMs: number
+  /** Handles by which it can be written to; mappings keep theirs open. */
+  writers: number
 }
 
 interface Entry {
@@ -46,6 +48,7 @@ export class Tree {
       number: ROOT_NODE + 1 + index,
       isWritable: image.isWritable && writable.includes(image.name),
       mtimeMs: look.timeMs,
+      writers: 0,
     }))
     this.#byName = new Map(this.#files.map(file => [file.image.name, file]))
     const own = { node: ROOT_NODE, type: DT_DIR }
@@ -55,6 +58,10 @@ export class Tree {
 
   file(node: number): FileNode | undefined {
     return this.#files[node - ROOT_NODE - 1]
+  }
+
+  get hasWriters(): boolean {
+    return this.#files.some(({ writers }) => writers > 0)
   }
 
   named(name: string): FileNode | undefined {
