@@ -13,6 +13,7 @@ export default defineConfig({
     cli: 'src/cli.ts',
     'lib/worker': 'src/seal/worker.ts',
     'lib/engine-worker': 'src/engine/worker.ts',
+    'lib/opening-thread': 'src/engine/opening-thread.ts',
     'lib/guard-process': 'src/guard/process.ts',
     'lib/pager-worker': 'src/frontend/worker.ts',
   },

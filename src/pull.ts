@@ -19,6 +19,7 @@ import { SealPool } from './seal/pool.ts'
 import type { Placement } from './seal/tasks.ts'
 import { forEachAtOnce } from './util/at-once.ts'
 import { makeFolders } from './util/make-folders.ts'
+import { Urgency } from './util/urgency.ts'
 
 export interface PullProgress {
   /** Bytes of the images that are not holes. */
@@ -177,7 +178,7 @@ async function writeChunks(
       })
       done.servedBytes[tier] += sealed.sizeBytes
     }
-    await store.withSealed(sealed, write, { signal })
+    await store.withSealed(sealed, write, { signal, urgency: new Urgency('bulk') })
     done.fetchedChunks++
     done.fetchedBytes += sealed.sizeBytes
     const now = performance.now()

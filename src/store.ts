@@ -1,6 +1,6 @@
 /**
  * The contract of an object store: the authoritative place of sealed chunks, manifests and documents. Implementations lie in `store/`:
- * directory, s3, memory; and wrappers of the same shape: retry, limit, fault.
+ * directory, s3, memory; and wrappers of the same shape: retry, fault.
  *
  * A store sees keys (docs/FORMAT.md section 2) and opaque bytes. It imports neither seal nor manifest: what it holds is ciphertext, and that
  * boundary is an import rule (test/tidy.test.ts).

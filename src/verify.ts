@@ -15,6 +15,7 @@ import { ChunkReader, OPENED_CHUNKS_MAX } from './reader/chunk-reader.ts'
 import { SealPool } from './seal/pool.ts'
 import type { CallOptions } from './store.ts'
 import { forEachAtOnce } from './util/at-once.ts'
+import { Urgency } from './util/urgency.ts'
 
 export interface VerifyProgress {
   readonly totalChunks: number
@@ -142,7 +143,7 @@ class Verification {
         await this.#store.withSealed(
           sealed,
           ({ slot, bytes }) => this.#pool.run(undefined, { kind: 'verify', sealed: { index: slot, sizeBytes: bytes.length }, id }),
-          { signal, originOnly: true },
+          { signal, urgency: new Urgency('bulk'), originOnly: true },
         )
       } catch (error) {
         this.#judge(sealed.objectKey, error)

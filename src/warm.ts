@@ -2,7 +2,7 @@
  * A snapshot into caches before anybody asks for it: its manifest, then every chunk, from the nearest tier that has it, compared with its id on the threads of a
  * pool, and put where it is to be.
  *
- * It is a prefetch: reads that somebody waits for overtake it. It needs no keys, because ids and lengths are in the clear part of a manifest. A chunk holds its slot until
+ * It is work in bulk: reads that somebody waits for overtake it. It needs no keys, because ids and lengths are in the clear part of a manifest. A chunk holds its slot until
  * the caches have it: a slow cache slows this down, and nothing piles up.
  */
 import type { SealedBytes, SealedRef } from './cache/tiered.ts'
@@ -99,7 +99,7 @@ class Warming {
     const { store } = this.#target
     const { signal } = this.#options
     signal?.throwIfAborted()
-    const options = { signal, urgency: new Urgency('prefetch'), withoutFills: true }
+    const options = { signal, urgency: new Urgency('bulk'), withoutFills: true }
     await store.withSealed(ref, sealed => this.#keep(ref, sealed), options)
     this.#chunks++
     this.#bytes += ref.sizeBytes

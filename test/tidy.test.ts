@@ -76,7 +76,7 @@ const PACKAGES: Readonly<Record<string, { readonly area: string | readonly strin
   koffi: { area: 'util', load: 'dynamic' },
   'hash-wasm': { area: 'cache', load: 'dynamic' },
   ioredis: { area: 'cache', load: 'dynamic' },
-  'lru-cache': { area: ['arena', 'reader'], load: 'static' },
+  'lru-cache': { area: 'reader', load: 'static' },
   'msgpackr/pack': { area: 'manifest', load: 'static' },
   'msgpackr/unpack': { area: 'manifest', load: 'static' },
   'prom-client': { area: 'metrics', load: 'dynamic' },

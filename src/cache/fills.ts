@@ -2,12 +2,25 @@
  * Copies on their way into caches, in the background. Bounded in bytes: a cache that is slower than the readers gets fewer copies, not a queue.
  */
 import type { SealedCache } from '../cache.ts'
-import type { TierCounters } from '../stats.ts'
+import { TierCounters } from '../stats.ts'
+import { Gate } from '../util/gate.ts'
 
-/** A cache, and what is counted of it. */
+/**
+ * Reads of a cache under way at a time. A disk's are calls of libuv, which has four threads: twice as
+ * many keep them busy, and a demand is never behind more. An L2 answers some hundred kilobytes in a
+ * millisecond, so that many keep its connection full.
+ */
+const READS_MAX: Readonly<Record<SealedCache['tier'], number>> = { disk: 8, l2: 16 }
+
+/** A cache, what is counted of it, and the gate that its readers pass. */
 export interface CountedCache {
   readonly cache: SealedCache
   readonly counters: TierCounters
+  readonly gate: Gate
+}
+
+export function countedCache(cache: SealedCache): CountedCache {
+  return { cache, counters: new TierCounters(cache.tier), gate: new Gate({ countMax: READS_MAX[cache.tier] }) }
 }
 
 /** On their way into one cache. 64 MiB: some hundred chunks. */

@@ -1,41 +1,45 @@
 /**
- * Reading from one store, so that a fleet that starts from empty caches queues and does not storm: the calls under way and the bytes they may move are bounded, demands go
- * before what is prefetched, and a call's deadline covers all of it: its place in the queue, connecting, the body, tries again and second tries.
+ * Reading from one store, so that a fleet that starts from empty caches queues and does not storm:
+ * the calls under way and the bytes they may move pass a gate, and each attempt has a limit: from
+ * its turn to the last byte, connecting, tries again and second tries included. How long somebody
+ * waits is for him to say, by his signal.
  *
- * First the turn, then a slot of memory, then the read, so that nobody holds memory while he queues. Who gave up is answered at once; his place and his slot are free
- * only when the store's call has settled, because until then the store is busy with it and may write to the slot.
+ * Memory was taken before (util/gate.ts has the order). Who gives up is answered at once; his place
+ * and his slot are free only when the store's call has settled, because until then the store is busy
+ * with it and may write to the slot.
  *
- * What comes out has the right length and is not verified otherwise. Every ThawError names the tier `origin`.
+ * What comes out has the right length and is not verified otherwise: whoever does that says so, and
+ * only then it counts as served. Every ThawError names the tier `origin`.
  */
 import { isThawError, ThawError, withTier } from '../errors.ts'
 import { type OriginFigures, TierCounters } from '../stats.ts'
-import { Turnstile } from '../store/turnstile.ts'
 import type { CallOptions, ObjectStore } from '../store.ts'
 import { type Clock, systemClock } from '../util/clock.ts'
 import { Deadline } from '../util/deadline.ts'
+import { Gate, type GateRequest, type Place } from '../util/gate.ts'
 import { Histogram } from '../util/histogram.ts'
 import type { Slab, Slot } from '../util/slab.ts'
-import type { Urgency } from '../util/urgency.ts'
 import { firstAnswer, HedgeBudget } from './hedge.ts'
-
-/** Reads that may wait; those beyond are UNAVAILABLE. */
-const WAITING_MAX = 65_536
 
 export interface OriginOptions {
   /** Reads under way at a time, second tries included; default: the store's `concurrency`. */
   readonly callsMax?: number | undefined
   /** Bytes that the reads under way may move; default 64 MiB. */
   readonly bytesMax?: number | undefined
-  /** Of a whole read, from the queue to the last byte; default 30 s. */
+  /** Of one attempt, from its turn to the last byte; default 30 s. */
   readonly timeoutMs?: number | undefined
   /** Try a second time when the first is late; default true. */
   readonly hedge?: boolean | undefined
   readonly clock?: Clock | undefined
 }
 
-export interface OriginReadOptions extends CallOptions {
-  /** Default: a demand. */
-  readonly urgency?: Urgency | undefined
+export interface OriginReadOptions extends CallOptions, Pick<GateRequest, 'urgency' | 'owner'> {}
+
+/** What a read gave. */
+export interface OriginRead<T> {
+  readonly value: T
+  /** Counts it as served: what it gave is good. */
+  readonly praise: () => void
 }
 
 /** What is counted of the origin: of one store, or of all that share it. */
@@ -66,9 +70,15 @@ export class OriginCounters extends TierCounters {
   }
 }
 
+export interface OriginGetOptions extends OriginReadOptions {
+  /** Largest object accepted, in bytes. */
+  readonly sizeMax: number
+}
+
 interface ObjectRead {
   readonly objectKey: string
   readonly sizeBytes: number
+  readonly request: GateRequest
 }
 
 /** One store that is open, for reading only. It does not own the store: closing that ends what is under way here. */
@@ -76,7 +86,7 @@ export class Origin {
   readonly counters: OriginCounters
   readonly #objects: ObjectStore
   readonly #slab: Slab
-  readonly #turnstile: Turnstile
+  readonly #gate: Gate
   readonly #getWeight: number
   readonly #timeoutMs: number
   readonly #clock: Clock
@@ -87,7 +97,7 @@ export class Origin {
     this.counters = counters
     this.#objects = objects
     this.#slab = slab
-    this.#turnstile = new Turnstile({ countMax: callsMax, weightMax: bytesMax, waitingMax: WAITING_MAX })
+    this.#gate = new Gate({ countMax: callsMax, weightMax: bytesMax })
     this.#getWeight = Math.floor(bytesMax / callsMax)
     this.#timeoutMs = timeoutMs
     this.#clock = clock
@@ -100,21 +110,23 @@ export class Origin {
   }
 
   /**
-   * Reads an object of exactly that length to the start of a slot, which the caller releases.
+   * Reads an object of exactly that length to the start of a slot, which is the origin's until it gives that one or another, for the caller to release, or releases it.
    * @throws CORRUPT if its length is another; TIMEOUT; and what the store says: NOT_FOUND, UNAVAILABLE, DENIED, CLOSED
    */
-  async fetch(objectKey: string, sizeBytes: number, { urgency, signal }: OriginReadOptions = {}): Promise<Slot> {
-    if (sizeBytes > this.#slab.slotBytes) throw new RangeError(`an object of ${sizeBytes} bytes in slots of ${this.#slab.slotBytes}`)
-    return this.#inTime(objectKey, signal, async deadline => {
-      const arrivedMs = this.#clock.now()
-      const slot = await this.#enterWithSlot(sizeBytes, urgency, deadline)
-      const admittedMs = this.#admitted(arrivedMs)
-      const filled = await this.#readHedged({ objectKey, sizeBytes }, slot, deadline)
-      const ms = this.#clock.now() - admittedMs
-      this.#hedge?.record(ms)
-      this.counters.hit(sizeBytes, ms)
-      return filled
+  async fetch(objectKey: string, sizeBytes: number, slot: Slot, options: OriginReadOptions = {}): Promise<OriginRead<Slot>> {
+    const { urgency, owner, signal } = options
+    const request = { urgency, owner, weight: sizeBytes }
+    const place = await this.#enter(request, signal).catch(error => {
+      slot.release()
+      throw error
     })
+    const startedMs = this.#clock.now()
+    const filled = await this.#inTime(objectKey, signal, attempt =>
+      this.#readHedged({ objectKey, sizeBytes, request }, slot, place, attempt),
+    )
+    const ms = this.#clock.now() - startedMs
+    this.#hedge?.record(ms)
+    return { value: filled, praise: () => this.counters.hit(sizeBytes, ms) }
   }
 
   /**
@@ -122,22 +134,32 @@ export class Origin {
    * `sizeMax` says what is allowed and not what is usual.
    * @throws BAD_FORMAT if it has more than `sizeMax` bytes; TIMEOUT; and what the store says: NOT_FOUND, UNAVAILABLE, DENIED, CLOSED
    */
-  get(objectKey: string, { sizeMax, urgency, signal }: OriginReadOptions & { readonly sizeMax: number }): Promise<Uint8Array> {
-    return this.#inTime(objectKey, signal, async (deadline, race) => {
-      const arrivedMs = this.#clock.now()
-      const weight = Math.min(sizeMax, this.#getWeight)
-      await this.#turnstile.enter(weight, { urgency, signals: [deadline] })
-      const admittedMs = this.#admitted(arrivedMs)
-      const bytes = await race(this.#underWay(weight, () => this.#objects.get(objectKey, { sizeMax, signal: deadline })))
-      this.counters.hit(bytes.length, this.#clock.now() - admittedMs)
-      return bytes
-    })
+  async get(objectKey: string, { sizeMax, urgency, owner, signal }: OriginGetOptions): Promise<OriginRead<Uint8Array>> {
+    const place = await this.#enter({ urgency, owner, weight: Math.min(sizeMax, this.#getWeight) }, signal)
+    const startedMs = this.#clock.now()
+    const bytes = await this.#inTime(objectKey, signal, (attempt, race) =>
+      race(this.#underWay(place, () => this.#objects.get(objectKey, { sizeMax, signal: attempt }))),
+    )
+    const ms = this.#clock.now() - startedMs
+    return { value: bytes, praise: () => this.counters.hit(bytes.length, ms) }
+  }
+
+  /** A turn. */
+  async #enter(request: GateRequest, signal: AbortSignal | undefined): Promise<Place> {
+    const arrivedMs = this.#clock.now()
+    try {
+      const place = await this.#gate.admit(request, signal)
+      this.counters.queue.record(this.#clock.now() - arrivedMs)
+      return place
+    } catch (error) {
+      throw this.#failed(error, signal)
+    }
   }
 
   async #inTime<T>(
     object: string,
     signal: AbortSignal | undefined,
-    read: (deadline: AbortSignal, race: <R>(work: Promise<R>) => Promise<R>) => Promise<T>,
+    read: (attempt: AbortSignal, race: <R>(work: Promise<R>) => Promise<R>) => Promise<T>,
   ): Promise<T> {
     const tooLate = (): ThawError =>
       new ThawError('TIMEOUT', `the store did not give it within ${this.#timeoutMs} ms: ${object}`, { object, tier: 'origin' })
@@ -145,62 +167,52 @@ export class Origin {
     try {
       return await read(deadline.signal, work => deadline.race(work))
     } catch (error) {
-      signal?.throwIfAborted()
-      this.counters.errors++
-      if (isThawError(error, 'CORRUPT')) this.counters.corrupt++
-      throw withTier(error, 'origin')
+      throw this.#failed(error, signal)
     }
   }
 
-  async #enterWithSlot(sizeBytes: number, urgency: Urgency | undefined, signal: AbortSignal): Promise<Slot> {
-    await this.#turnstile.enter(sizeBytes, { urgency, signals: [signal] })
-    try {
-      return await this.#slab.acquire({ urgency, signal })
-    } catch (error) {
-      this.#turnstile.leave(sizeBytes)
-      throw error
-    }
+  /** Counts a failure that is not the caller's own. */
+  #failed(error: unknown, signal: AbortSignal | undefined): unknown {
+    if (signal?.aborted) return signal.reason
+    this.counters.errors++
+    if (isThawError(error, 'CORRUPT')) this.counters.corrupt++
+    return withTier(error, 'origin')
   }
 
-  /** Notes how long a read waited, and gives the time from which on it is the store's. */
-  #admitted(arrivedMs: number): number {
-    const admittedMs = this.#clock.now()
-    this.counters.queue.record(admittedMs - arrivedMs)
-    return admittedMs
-  }
-
-  #readHedged(read: ObjectRead, slot: Slot, deadline: AbortSignal): Promise<Slot> {
+  #readHedged(read: ObjectRead, slot: Slot, place: Place, attempt: AbortSignal): Promise<Slot> {
     this.#hedge?.earn()
     const tries = {
-      first: (signal: AbortSignal) => this.#readInto(read, slot, signal),
+      first: (signal: AbortSignal) => this.#readInto(read, slot, place, signal),
       second: (signal: AbortSignal) => this.#readAgain(read, signal),
       afterMs: this.#hedge?.afterMs,
       discard: (late: Slot) => late.release(),
     }
-    return firstAnswer(tries, this.#clock, deadline).then(won => {
+    return firstAnswer(tries, this.#clock, attempt).then(won => {
       if (won !== slot) this.counters.hedgesWon++
       return won
     })
   }
 
-  /** The second try, if the budget, the turnstile and the slab all have room for it now. */
+  /** The second try, if the budget, the slab and the gate all have room for it now: it waits for nothing. */
   #readAgain(read: ObjectRead, signal: AbortSignal): Promise<Slot> | undefined {
-    if (!this.#hedge?.allows || !this.#turnstile.tryEnter(read.sizeBytes)) return undefined
-    const slot = this.#slab.tryAcquire()
-    if (slot === undefined) {
-      this.#turnstile.leave(read.sizeBytes)
+    if (!this.#hedge?.allows) return undefined
+    const slot = this.#slab.tryAcquire(read.request)
+    if (slot === undefined) return undefined
+    const place = this.#gate.tryEnter(read.request)
+    if (place === undefined) {
+      slot.release()
       return undefined
     }
     this.#hedge.spend()
     this.counters.hedges++
-    return this.#readInto(read, slot, signal)
+    return this.#readInto(read, slot, place, signal)
   }
 
   /** One try. Its slot comes back filled, or is released. */
-  async #readInto({ objectKey, sizeBytes }: ObjectRead, slot: Slot, signal: AbortSignal): Promise<Slot> {
+  async #readInto({ objectKey, sizeBytes }: ObjectRead, slot: Slot, place: Place, signal: AbortSignal): Promise<Slot> {
     try {
       const target = slot.bytes.subarray(0, sizeBytes)
-      const length = await this.#underWay(sizeBytes, () => this.#objects.getInto(objectKey, target, { signal }))
+      const length = await this.#underWay(place, () => this.#objects.getInto(objectKey, target, { signal }))
       if (length !== sizeBytes) throw wrongLength(objectKey, `${length} bytes, not ${sizeBytes}`)
       return slot
     } catch (error) {
@@ -210,14 +222,14 @@ export class Origin {
     }
   }
 
-  /** Makes a call of the store, in a place of the turnstile that was taken before. */
-  async #underWay<T>(weight: number, call: () => Promise<T>): Promise<T> {
+  /** Makes a call of the store, in a place that is given back when it has settled. */
+  async #underWay<T>(place: Place, call: () => Promise<T>): Promise<T> {
     this.counters.begin()
     try {
       return await call()
     } finally {
       this.counters.end()
-      this.#turnstile.leave(weight)
+      place.leave()
     }
   }
 }

@@ -9,12 +9,13 @@
  *   written.
  */
 import { hash } from 'node:crypto'
+import { setMaxListeners } from 'node:events'
 import { isThawError, ThawError, type Tier } from '../errors.ts'
 import type { CallOptions } from '../store.ts'
 import type { Clock } from '../util/clock.ts'
-import { type Flight, Flights } from '../util/flights.ts'
+import type { GateRequest } from '../util/gate.ts'
+import { type Flight, SingleFlight } from '../util/single-flight.ts'
 import type { Slab, Slot } from '../util/slab.ts'
-import type { Urgency } from '../util/urgency.ts'
 import { type CountedCache, type Fills, keep } from './fills.ts'
 import type { Origin } from './origin.ts'
 
@@ -52,10 +53,8 @@ export interface ReachOptions {
   readonly withoutFills?: boolean | undefined
 }
 
-export interface FetchOptions extends CallOptions, ReachOptions {
-  /** Default: a demand. */
-  readonly urgency?: Urgency | undefined
-}
+/** For the gates on the way: `urgency` and `owner` as there. */
+export interface FetchOptions extends CallOptions, ReachOptions, Pick<GateRequest, 'urgency' | 'owner'> {}
 
 export interface ObjectOptions extends Omit<FetchOptions, keyof ReachOptions> {
   /** Largest object accepted, in bytes. */
@@ -67,14 +66,21 @@ export class SealedSource {
   readonly #tiers: Tiers
   readonly #origin: Origin
   /** By the first tier to ask, and all that the snapshot says of the chunk: one that says something wrong fails alone. */
-  readonly #flights = new Flights<string, Lease>((lease, holders) => lease.share(holders))
+  readonly #flights = new SingleFlight<string, Lease>((lease, holders) => lease.share(holders))
 
   /** By object key, and whether caches are asked. */
-  readonly #objects = new Flights<string, Uint8Array>()
+  readonly #objects = new SingleFlight<string, Uint8Array>()
+  readonly #closing = new AbortController()
 
   constructor(tiers: Tiers, origin: Origin) {
     this.#tiers = tiers
     this.#origin = origin
+    setMaxListeners(0, this.#closing.signal)
+  }
+
+  /** Aborts when the store is closed. */
+  get closed(): AbortSignal {
+    return this.#closing.signal
   }
 
   /**
@@ -84,11 +90,8 @@ export class SealedSource {
   async withSealed<T>(ref: SealedRef, use: (sealed: SealedBytes) => T | Promise<T>, options: FetchOptions = {}): Promise<T> {
     const bad = new Set<CountedCache>()
     for (let from = options.originOnly ? this.#tiers.caches.length : 0; ; ) {
-      const lease = await this.#flights.join(
-        `${from} ${ref.sizeBytes} ${ref.objectKey}`,
-        flight => this.#fetch(ref, from, bad, flight),
-        options,
-      )
+      const lease = await this.#flights.join(`${from} ${ref.sizeBytes} ${ref.objectKey}`, flight => this.#fetch(ref, from, flight), options)
+      for (const held of lease.bad) bad.add(held)
       try {
         const result = await use(lease)
         lease.praise(() => this.#fill(ref.id, lease, bad, options))
@@ -133,8 +136,10 @@ export class SealedSource {
       bad.add(held)
       await blame(held, id)
     }
-    const bytes = await this.#origin.get(objectKey, { sizeMax, urgency: flight.urgency, signal: flight.signal })
+    const { urgency, owner, signal } = flight
+    const { value: bytes, praise } = await this.#origin.get(objectKey, { sizeMax, urgency, owner, signal })
     if (sha256Of(bytes) !== id) throw this.#corrupt(objectKey)
+    praise()
     this.#tiers.fills.start(id, bytes, this.#tiers.caches, bad)
     return bytes
   }
@@ -148,31 +153,32 @@ export class SealedSource {
 
   /** Ends what is being fetched: whoever waits gets `reason`. */
   close(reason: unknown): void {
+    this.#closing.abort(reason)
     this.#flights.close(reason)
     this.#objects.close(reason)
   }
 
-  async #fetch({ id, objectKey, sizeBytes }: SealedRef, from: number, bad: Set<CountedCache>, flight: Flight): Promise<Lease> {
-    const { caches, clock } = this.#tiers
-    if (from < caches.length) {
-      const slot = await this.#tiers.slab.acquire(flight)
-      try {
-        for (const held of caches.slice(from)) {
-          const started = clock.now()
-          const bytes = await this.#ask(held, id, bad, flight, length => {
-            if (length === sizeBytes) return slot.bytes.subarray(0, sizeBytes)
-            throw wrongLength(id, held)
-          })
-          if (bytes !== undefined) return new Lease(slot, sizeBytes, held, clock.now() - started)
-        }
-      } catch (error) {
-        slot.release()
-        throw error
+  async #fetch({ id, objectKey, sizeBytes }: SealedRef, from: number, flight: Flight): Promise<Lease> {
+    const { caches, clock, slab } = this.#tiers
+    const bad = new Set<CountedCache>()
+    if (sizeBytes > slab.slotBytes) throw new RangeError(`an object of ${sizeBytes} bytes in slots of ${slab.slotBytes}`)
+    const slot = await slab.acquire(flight)
+    try {
+      for (const held of caches.slice(from)) {
+        const started = clock.now()
+        const bytes = await this.#ask(held, id, bad, flight, length => {
+          if (length === sizeBytes) return slot.bytes.subarray(0, sizeBytes)
+          throw wrongLength(id, held)
+        })
+        const ms = clock.now() - started
+        if (bytes !== undefined) return new Lease(slot, sizeBytes, held, bad, () => held.counters.hit(sizeBytes, ms))
       }
-      // The origin has a queue, and nobody stands in it with memory in his hands.
+    } catch (error) {
       slot.release()
+      throw error
     }
-    return new Lease(await this.#origin.fetch(objectKey, sizeBytes, flight), sizeBytes, undefined, 0)
+    const { value, praise } = await this.#origin.fetch(objectKey, sizeBytes, slot, flight)
+    return new Lease(value, sizeBytes, undefined, bad, praise)
   }
 
   /** What a cache answers; undefined also if it fails, which is counted. */
@@ -180,9 +186,10 @@ export class SealedSource {
     held: CountedCache,
     id: string,
     bad: Set<CountedCache>,
-    { signal }: CallOptions,
+    { urgency, owner, signal }: Flight,
     allocate: (sizeBytes: number) => Uint8Array,
   ): Promise<Uint8Array | undefined> {
+    const place = await held.gate.admit({ urgency, owner }, signal)
     try {
       const bytes = await held.cache.get(id, allocate, { signal })
       if (bytes === undefined) held.counters.misses++
@@ -195,6 +202,8 @@ export class SealedSource {
         await blame(held, id)
       } else held.counters.errors++
       return undefined
+    } finally {
+      place.leave()
     }
   }
 
@@ -220,18 +229,22 @@ class Lease implements SealedBytes {
   readonly bytes: Uint8Array
   /** Where they came from; undefined: the origin. */
   readonly held: CountedCache | undefined
+  /** Caches that were found to have a bad copy on the way. */
+  readonly bad: ReadonlySet<CountedCache>
   readonly #slot: Slot
-  readonly #ms: number
+  readonly #count: () => void
   #holders = 0
   /** What comes of the first judgement, which is the last. */
   #judged: Promise<void> | undefined
 
-  constructor(slot: Slot, sizeBytes: number, held: CountedCache | undefined, ms: number) {
+  /** `count` counts it as served. */
+  constructor(slot: Slot, sizeBytes: number, held: CountedCache | undefined, bad: ReadonlySet<CountedCache>, count: () => void) {
     this.slot = slot.index
     this.bytes = slot.bytes.subarray(0, sizeBytes)
     this.held = held
+    this.bad = bad
     this.#slot = slot
-    this.#ms = ms
+    this.#count = count
   }
 
   get tier(): Exclude<Tier, 'memory'> {
@@ -251,7 +264,7 @@ class Lease implements SealedBytes {
   praise(then: () => void): void {
     if (this.#judged !== undefined) return
     this.#judged = Promise.resolve()
-    this.held?.counters.hit(this.bytes.length, this.#ms)
+    this.#count()
     then()
   }
 

@@ -9,14 +9,21 @@ import type { Pinned, WantOptions } from '../engine.ts'
 import { type ErrorCode, ThawError } from '../errors.ts'
 import { Deadline } from '../util/deadline.ts'
 import { errorOf, type Failure } from '../util/failure.ts'
-import { Urgency, WaitingLine } from '../util/urgency.ts'
+import { Gate, type Place } from '../util/gate.ts'
+import { Urgency } from '../util/urgency.ts'
 import { ENGINE_THREAD, endLine, type LineEnd, type ToClient, WANTS_MAX } from './line.ts'
-import { type Completion, LINE_FULL, LineClient } from './line-client.ts'
+import { type Completion, LineClient } from './line-client.ts'
 
 /** Longer than the engine takes to give a read up. */
 const ANSWER_TIMEOUT_MS = 70_000
 
 type Waiting = Pick<PromiseWithResolvers<Pinned>, 'resolve' | 'reject'>
+
+/** A want that was put on the line. */
+interface Asked extends PromiseWithResolvers<Pinned> {
+  readonly place: Place
+  readonly request: number
+}
 
 export class LinePromises {
   readonly #end: LineEnd
@@ -24,7 +31,8 @@ export class LinePromises {
   readonly #client: LineClient
   /** By the request's number. One that is outstanding and not here is one that nobody waits for any more. */
   readonly #waiting = new Map<number, Waiting>()
-  readonly #queue = new WaitingLine<() => void>()
+  /** Those that were cancelled take room until the engine has answered. */
+  readonly #gate = new Gate({ countMax: WANTS_MAX, isReady: () => this.#client.outstanding < WANTS_MAX })
   /** By the request's number: what went ahead of a completion. */
   readonly #failures = new Map<number, Failure>()
   #isOpen = true
@@ -39,33 +47,28 @@ export class LinePromises {
   }
 
   /** As `HeldSnapshot.want`, by the snapshot's handle. The engine keeps the deadline of a read; TIMEOUT here is an engine that itself hangs. */
-  async want(handle: number, chunk: number, { urgency, signal }: WantOptions = {}): Promise<Pinned> {
+  async want(handle: number, chunk: number, { urgency = new Urgency(), owner, signal }: WantOptions = {}): Promise<Pinned> {
     const silent = (): ThawError =>
       new ThawError('TIMEOUT', `the thread that reads from stores has not answered for ${ANSWER_TIMEOUT_MS} ms`, { object: 'the cache' })
     using deadline = new Deadline(ANSWER_TIMEOUT_MS, silent, { signals: [signal] })
-    return await this.#want(handle, chunk, urgency ?? new Urgency(), deadline.signal)
+    return await this.#want(handle, chunk, { urgency, owner }, deadline.signal)
   }
 
-  async #want(handle: number, chunk: number, urgency: Urgency, signal: AbortSignal): Promise<Pinned> {
-    signal.throwIfAborted()
-    const { promise, resolve, reject } = Promise.withResolvers<Pinned>()
-    let request = LINE_FULL
-    let leave = (): void => undefined
-    const ask = (): void => {
-      leave()
-      request = this.#client.want(handle, chunk, urgency.priority)
-      this.#waiting.set(request, { resolve, reject })
-      this.#end.port.ref()
-    }
+  async #want(
+    handle: number,
+    chunk: number,
+    { urgency, owner }: WantOptions & { readonly urgency: Urgency },
+    signal: AbortSignal,
+  ): Promise<Pinned> {
+    const ask = (place: Place): Asked => this.#ask(place, handle, chunk, urgency)
+    const { place, request, promise, reject } = await this.#gate.admitTo(ask, { urgency, owner }, signal)
     const onAbort = (): void => {
-      leave()
       if (this.#waiting.delete(request)) this.#client.cancel(request)
       reject(signal.reason)
     }
-    if (this.#client.outstanding < WANTS_MAX) ask()
-    else leave = this.#queue.join(ask, urgency)
     const stop = urgency.onRaise(priority => this.#client.raise(request, priority))
     signal.addEventListener('abort', onAbort)
+    if (signal.aborted) onAbort()
     // Nobody rings any more.
     if (!this.#isOpen) this.#look()
     try {
@@ -73,7 +76,16 @@ export class LinePromises {
     } finally {
       stop()
       signal.removeEventListener('abort', onAbort)
+      place.leave()
     }
+  }
+
+  #ask(place: Place, handle: number, chunk: number, { priority }: Urgency): Asked {
+    const request = this.#client.want(handle, chunk, priority)
+    const settled = Promise.withResolvers<Pinned>()
+    this.#waiting.set(request, settled)
+    this.#end.port.ref()
+    return { ...settled, place, request }
   }
 
   readonly #onClose = (): void => {
@@ -104,7 +116,7 @@ export class LinePromises {
   #look(): void {
     do {
       for (let done = this.#client.next(); done !== undefined; done = this.#client.next()) this.#settle(done)
-      while (this.#queue.size > 0 && this.#client.outstanding < WANTS_MAX) this.#queue.first()!()
+      this.#gate.look()
     } while (!this.#client.sleep())
     if (this.#client.outstanding === 0) this.#end.port.unref()
   }

@@ -2,13 +2,13 @@
  * The engine on the thread that made it: opened chunks, the tiers behind them, and the stores they read from.
  */
 import { type Arena, SLOT_BYTES } from '../arena.ts'
-import { Fills } from '../cache/fills.ts'
+import { countedCache, Fills } from '../cache/fills.ts'
 import { Origin, OriginCounters, type OriginOptions } from '../cache/origin.ts'
 import { SealedSource, type Tiers } from '../cache/tiered.ts'
 import type { CacheDescription, SealedCache } from '../cache.ts'
 import type { ClearedCache, Engine, EngineStore, Line, Pinned, WantOptions } from '../engine.ts'
 import type { Tier } from '../errors.ts'
-import { type ReadFigures, TierCounters } from '../stats.ts'
+import type { ReadFigures } from '../stats.ts'
 import type { ObjectStore } from '../store.ts'
 import { type Clock, systemClock } from '../util/clock.ts'
 import { Lifetime } from '../util/lifetime.ts'
@@ -20,6 +20,7 @@ import { SnapshotTable } from './local-snapshot.ts'
 import { LocalStore } from './local-store.ts'
 import { type EngineMemory, giveBackMemory, takeMemory } from './memory.ts'
 import { OpenedChunks } from './opened-chunks.ts'
+import { Opening } from './opening.ts'
 
 /** Fewer could not hold what a few readers look at in one moment: 8 MiB. */
 const ARENA_SLOTS_MIN = 16
@@ -35,6 +36,7 @@ export interface LocalEngineOptions {
 
 export class LocalEngine implements Engine {
   readonly #memory: EngineMemory
+  readonly #opening: Opening
   readonly #chunks: OpenedChunks
   readonly #tiers: Tiers
   readonly #originCounters = new OriginCounters()
@@ -49,9 +51,9 @@ export class LocalEngine implements Engine {
 
   constructor({ memoryBytes, caches, origin, clock = systemClock }: LocalEngineOptions) {
     this.#memory = takeMemory(Math.max(ARENA_SLOTS_MIN, Math.floor(memoryBytes / SLOT_BYTES)))
-    this.#chunks = new OpenedChunks(this.#memory.arena, clock)
-    const counted = caches.map(cache => ({ cache, counters: new TierCounters(cache.tier) }))
-    this.#tiers = { caches: counted, fills: new Fills(), slab: this.#memory.slab, clock }
+    this.#opening = new Opening(this.#memory, clock)
+    this.#chunks = new OpenedChunks(this.#memory.arena, this.#opening, clock)
+    this.#tiers = { caches: caches.map(countedCache), fills: new Fills(), slab: this.#memory.slab, clock }
     this.#originOptions = { ...origin, clock }
   }
 
@@ -143,6 +145,7 @@ export class LocalEngine implements Engine {
     await this.settled()
     await closed
     for (const line of this.#lines) line.end('CLOSED')
+    await this.#opening.close()
     for (const { cache } of this.#tiers.caches) await cache.close()
     if (!isReadable) giveBackMemory(this.#memory)
   }

@@ -21,7 +21,8 @@ let kept: EngineMemory | undefined
 /** Memory with nothing in it. */
 export function takeMemory(slots: number): EngineMemory {
   const found = kept
-  if (found?.arena.slots !== slots) return { arena: Arena.allocate(slots), slab: new Slab(SLAB_SLOTS, SEALED_BYTES_MAX) }
+  if (found?.arena.slots !== slots)
+    return { arena: Arena.allocate(slots), slab: new Slab(SLAB_SLOTS, SEALED_BYTES_MAX, { keepsFree: true }) }
   kept = undefined
   return found
 }

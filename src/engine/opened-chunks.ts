@@ -1,32 +1,53 @@
 /**
  * Opened chunks: which have numbers, which lie in the arena, and how one that does not gets there.
  *
- * A miss: the chunk's flight, which others join; sealed bytes from a tier, in a slot of the slab; a slot of the arena; verified and opened into that in one go (0.3 to
- * 1 ms of this thread); published with a pin for each who waited, so that it cannot leave before they looked.
+ * A miss is a flight that others join: a slot of the arena; sealed bytes from a tier, in a slot of
+ * the slab; opened into the arena's slot, verified; published with a pin for each who waits, so that
+ * it cannot leave before they looked. What scarce things that takes, it takes in the order of the
+ * gates (util/gate.ts).
  *
- * A number is held by each open snapshot that has the chunk, and by the chunk itself while it is on its way or in the arena.
+ * A flight owns its source, its slot and its hold on the number, and gives up all three when it
+ * ends: slot and hold to the arena's entry, or back. A chunk is published once: a second flight of
+ * it, begun when all had left the first, finds it there.
+ *
+ * Whoever waits has a deadline of his own. What may pass is asked for again until then: an attempt
+ * ends for all who wait, and each goes on by himself, through his own store.
  */
-import { ArenaSlots } from '../arena/slots.ts'
+import { ArenaSlots, type EmptySlot } from '../arena/slots.ts'
 import { ABSENT, type ArenaMemory, ArenaWriter } from '../arena.ts'
 import type { SealedSource } from '../cache/tiered.ts'
 import type { Pinned, WantOptions } from '../engine.ts'
-import { ThawError, type Tier } from '../errors.ts'
-import { OpenedChunk } from '../seal.ts'
+import { isThawError, ThawError, type Tier } from '../errors.ts'
 import { type MemoryFigures, TierCounters } from '../stats.ts'
 import type { Clock } from '../util/clock.ts'
 import { Deadline } from '../util/deadline.ts'
-import { type Flight, Flights } from '../util/flights.ts'
+import { Retries } from '../util/retry.ts'
+import { type Flight, SingleFlight } from '../util/single-flight.ts'
 import type { StoredChunk } from './chunk-table.ts'
 import { ChunkNumbers, type IdentityColumns } from './numbers.ts'
+import type { Opening } from './opening.ts'
 
-/** A chunk is had within this or the read fails, whatever it waits for: more than any one tier may take, so that the one to blame speaks first. */
+/** How long a reader waits who did not say. Guests have deadlines of their own, and ask again until then. */
 const READ_TIMEOUT_MS = 60_000
 
-/** A chunk that was opened into a slot. */
-interface Landed {
+/** What came of a flight. */
+type Outcome = Opened | Failed
+
+/** Its number is held: by the flight, or by the arena's entry once it is published. */
+interface Opened {
+  readonly kind: 'opened'
   readonly number: number
-  readonly slot: number
   readonly tier: Tier
+  readonly empty: EmptySlot
+  /** Where it lies: known when it is published. */
+  slot: number
+}
+
+interface Failed {
+  readonly kind: 'failed'
+  readonly error: unknown
+  /** Through which it was tried. */
+  readonly source: SealedSource
 }
 
 export class OpenedChunks {
@@ -34,16 +55,16 @@ export class OpenedChunks {
   /** Reads on this thread count their hits here. */
   readonly counters: TierCounters = new TierCounters('memory')
   readonly #clock: Clock
+  readonly #opening: Opening
   readonly #slots: ArenaSlots
   readonly #numbers = new ChunkNumbers()
-  readonly #flights = new Flights<number, Landed>((landed, readers) => this.#land(landed, readers))
-  /** Through which store each flight goes. */
-  readonly #sources = new Map<number, SealedSource>()
+  readonly #flights = new SingleFlight<number, Outcome>((outcome, waiters) => this.#publish(outcome, waiters))
   #closed = false
 
-  constructor(memory: ArenaMemory, clock: Clock) {
+  constructor(memory: ArenaMemory, opening: Opening, clock: Clock) {
     this.arena = new ArenaWriter(memory)
     this.#clock = clock
+    this.#opening = opening
     this.#slots = new ArenaSlots(this.arena, clock, number => this.#numbers.drop(number))
   }
 
@@ -57,56 +78,67 @@ export class OpenedChunks {
     return this.#numbers.release(numbers)
   }
 
-  /** `chunk` is only called on a miss. */
-  async want(number: number, chunk: () => StoredChunk, source: SealedSource, options: WantOptions): Promise<Pinned> {
-    const slot = this.arena.pin(number)
-    if (slot !== ABSENT) return { slot, tier: 'memory' }
-    const through = this.#sources.get(number) ?? source
-    try {
-      return await this.#flights.join(number, flight => this.#bring(number, chunk(), source, flight), options)
-    } catch (error) {
-      if (through === source || this.#closed) throw error
+  /** `chunkOf` is only called on a miss. @throws what the tiers and the store say; TIMEOUT */
+  async want(number: number, chunkOf: () => StoredChunk, source: SealedSource, options: WantOptions): Promise<Pinned> {
+    const found = this.#find(number)
+    if (found !== undefined) return found
+    const chunk = chunkOf()
+    const { id, objectKey } = chunk.sealed
+    let cause: unknown
+    const tooLate = (): ThawError => {
+      const tier = isThawError(cause) ? cause.tier : undefined
+      const options = { object: objectKey, cause, ...(tier === undefined ? {} : { tier }) }
+      return new ThawError('TIMEOUT', `chunk ${id} could not be had within ${READ_TIMEOUT_MS} ms`, options)
+    }
+    using deadline = new Deadline(READ_TIMEOUT_MS, tooLate, { clock: this.#clock, signals: [options.signal, source.closed] })
+    const { signal } = deadline
+    const retries = new Retries({ clock: this.#clock })
+    for (;;) {
+      const outcome = await this.#flights.join(number, flight => this.#bring(number, chunk, source, flight), { ...options, signal })
+      if (outcome.kind === 'opened') return { slot: outcome.slot, tier: outcome.tier }
+      cause = outcome.error
       // Another store's trouble, or its end, is not this one's.
-      options.signal?.throwIfAborted()
-      return await this.want(number, chunk, source, options)
+      if (outcome.source === source) await retries.waitAfter(cause, signal)
+      const published = this.#find(number)
+      if (published !== undefined) return published
     }
   }
 
-  /** What lands when all is over stays out of the arena, whose memory may be another engine's by then. */
-  #land({ number, slot }: Landed, readers: number): void {
-    if (!this.#closed) this.#slots.publish(number, slot, readers)
+  #find(number: number): Pinned | undefined {
+    const slot = this.arena.pin(number)
+    return slot === ABSENT ? undefined : { slot, tier: 'memory' }
   }
 
-  async #bring(number: number, chunk: StoredChunk, source: SealedSource, { urgency, signal }: Flight): Promise<Landed> {
-    const { id, objectKey } = chunk.sealed
-    const tooLate = (): ThawError =>
-      new ThawError('TIMEOUT', `chunk ${id} could not be had within ${READ_TIMEOUT_MS} ms`, { object: objectKey })
-    using deadline = new Deadline(READ_TIMEOUT_MS, tooLate, { clock: this.#clock, signals: [signal] })
-    const options = { urgency, signal: deadline.signal }
+  async #bring(number: number, chunk: StoredChunk, source: SealedSource, flight: Flight): Promise<Outcome> {
     this.counters.misses++
     this.#numbers.retain(number)
-    this.#sources.set(number, source)
+    let empty: EmptySlot | undefined
     try {
-      return await source.withSealed(
+      const slot = await this.#slots.acquire(flight)
+      empty = slot
+      const tier = await source.withSealed(
         chunk.sealed,
-        async ({ bytes, tier }) => {
-          const slot = await this.#slots.acquire(urgency, deadline.signal)
-          try {
-            OpenedChunk.open(bytes, chunk, this.arena.pages(slot))
-          } catch (error) {
-            this.#slots.abandon(slot)
-            throw error
-          }
-          return { number, slot, tier }
+        async sealed => {
+          await this.#opening.open(sealed, chunk, slot.index, flight)
+          return sealed.tier
         },
-        options,
+        flight,
       )
+      return { kind: 'opened', number, tier, empty, slot: slot.index }
     } catch (error) {
+      empty?.abandon()
       this.#numbers.drop(number)
-      throw error
-    } finally {
-      this.#sources.delete(number)
+      return { kind: 'failed', error, source }
     }
+  }
+
+  /** What is opened when all is over stays out of the arena, whose memory may be another engine's by then. */
+  #publish(outcome: Outcome, waiters: number): void {
+    if (outcome.kind === 'failed' || this.#closed) return
+    const { number, empty } = outcome
+    outcome.slot = empty.publish(number, waiters)
+    // Else the hold is the new entry's.
+    if (outcome.slot !== empty.index) this.#numbers.drop(number)
   }
 
   /** Ends what is on its way: whoever waits gets `reason`. Nothing is in the arena afterwards. */

@@ -12,8 +12,9 @@ import type { EngineStore } from '../engine.ts'
 import type { StoredSnapshot } from '../find.ts'
 import type { SealPool } from '../seal/pool.ts'
 import type { CallOptions } from '../store.ts'
-import { Flights } from '../util/flights.ts'
+import { SingleFlight } from '../util/single-flight.ts'
 import type { Slot } from '../util/slab.ts'
+import { Urgency } from '../util/urgency.ts'
 
 /** Opened chunks that a reader keeps; 16 MiB if all are full. */
 export const OPENED_CHUNKS_MAX = 32
@@ -36,7 +37,7 @@ export class ChunkReader {
   readonly #options: ChunkReaderOptions
   /** A reader that was just given a chunk goes on in the same turn of the event loop: its memory is given back in a later one. */
   readonly #opened = new LRUCache<number, Opened>({ max: OPENED_CHUNKS_MAX, dispose: ({ slot }) => void setImmediate(slot.release) })
-  readonly #flights = new Flights<number, Opened>()
+  readonly #flights = new SingleFlight<number, Opened>()
 
   constructor(store: EngineStore, pool: SealPool, { manifest, root }: StoredSnapshot, options: ChunkReaderOptions = {}) {
     this.#store = store
@@ -66,7 +67,7 @@ export class ChunkReader {
         sealed,
         lent =>
           this.#pool.run(slot, { kind: 'open', sealed: { index: lent.slot, sizeBytes: lent.bytes.length }, chunk: { id, key, pages } }),
-        { ...options, originOnly },
+        { ...options, urgency: new Urgency('bulk'), originOnly },
       )
       const opened = { bytes: slot.bytes.subarray(0, pages * PAGE_BYTES), slot }
       this.#opened.set(index, opened)

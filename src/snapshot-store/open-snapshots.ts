@@ -5,12 +5,12 @@
 import type { EngineStore, HeldSnapshot } from '../engine.ts'
 import type { StoredSnapshot } from '../find.ts'
 import type { CallOptions } from '../store.ts'
-import { Flights } from '../util/flights.ts'
+import { SingleFlight } from '../util/single-flight.ts'
 
 export class OpenSnapshots {
   readonly #engine: EngineStore
   readonly #open = new Set<OpenSnapshot>()
-  readonly #flights = new Flights<string, OpenSnapshot>((open, users) => {
+  readonly #opening = new SingleFlight<string, OpenSnapshot>((open, users) => {
     open.add(users)
     open.release()
   })
@@ -32,7 +32,7 @@ export class OpenSnapshots {
    * @throws what `read` throws; NO_SPACE, CLOSED
    */
   join(key: string, read: (options: CallOptions) => Promise<StoredSnapshot>, options: CallOptions): Promise<OpenSnapshot> {
-    return this.#flights.join(key, async ({ signal }) => await this.#hold(await read({ signal })), options)
+    return this.#opening.join(key, async ({ signal }) => await this.#hold(await read({ signal })), options)
   }
 
   /** Used once: by the flight, until those who wait for it use it. */

@@ -121,21 +121,21 @@ export class Gate {
    * Resolves to the place when admitted. Rejects with the signal's reason when it aborts before.
    * @throws UNAVAILABLE if too many of the same restore and class wait
    */
-  async admit(request: GateRequest = {}, signal?: AbortSignal): Promise<Place> {
-    signal?.throwIfAborted()
-    const place = this.tryEnter(request)
-    return place ?? (await this.#wait(request, signal))
+  admit(request: GateRequest = {}, signal?: AbortSignal): Promise<Place> {
+    return this.admitTo(place => place, request, signal)
   }
 
-  #wait(request: GateRequest, signal: AbortSignal | undefined): Promise<Place> {
+  /** As `admit`, but resolves to what `take` gives, which is called at the moment of the admission. */
+  admitTo<T>(take: (place: Place) => T, request: GateRequest = {}, signal?: AbortSignal): Promise<T> {
     return new Promise((resolve, reject) => {
+      signal?.throwIfAborted()
       const onAbort = (): void => {
         waiter.leave()
         reject(signal!.reason)
       }
       const waiter = this.#enter(request, place => {
         signal?.removeEventListener('abort', onAbort)
-        resolve(place)
+        resolve(take(place))
       })
       // It may have passed those who wait.
       if (waiter.isQueued) signal?.addEventListener('abort', onAbort)

@@ -1,7 +1,8 @@
 /**
- * Shared memory in a fixed number of slots of one size, for bytes on their way. It is the bound on memory: whoever wants to move more waits for a slot.
+ * Shared memory in a fixed number of slots of one size, for bytes on their way. It is the bound on
+ * memory: whoever wants to move more waits at its gate.
  */
-import { type Urgency, WaitingLine } from './urgency.ts'
+import { Gate, type GateRequest, type Place } from './gate.ts'
 
 /** A loan of one slot. Its bytes are the holder's until `release()`, which is called exactly once. */
 export interface Slot {
@@ -17,9 +18,7 @@ export interface SlabMemory {
   readonly slotBytes: number
 }
 
-export interface AcquireOptions {
-  /** Default: a demand. */
-  readonly urgency?: Urgency | undefined
+export interface AcquireOptions extends Pick<GateRequest, 'urgency' | 'owner'> {
   readonly signal?: AbortSignal | undefined
 }
 
@@ -28,18 +27,20 @@ export class Slab implements SlabMemory {
   readonly slotBytes: number
   readonly slots: number
   readonly #free: number[]
-  readonly #waiting = new WaitingLine<(slot: Slot) => void>()
+  readonly #gate: Gate
 
-  constructor(slots: number, slotBytes: number) {
+  /** `keepsFree` as of a gate: for slots that several tenants share. */
+  constructor(slots: number, slotBytes: number, { keepsFree = false }: { readonly keepsFree?: boolean } = {}) {
     this.memory = new SharedArrayBuffer(slots * slotBytes)
     this.slotBytes = slotBytes
     this.slots = slots
     this.#free = Array.from({ length: slots }, (_, index) => slots - 1 - index)
+    this.#gate = new Gate({ countMax: slots, keepsFree })
   }
 
   /** Whether no slot is lent. */
   get isIdle(): boolean {
-    return this.#free.length === this.slots
+    return this.#gate.admitted === 0
   }
 
   /** The view of a slot, on any thread. */
@@ -48,41 +49,25 @@ export class Slab implements SlabMemory {
   }
 
   /** A free slot, now or not at all. */
-  tryAcquire(): Slot | undefined {
-    const index = this.#waiting.size === 0 ? this.#free.pop() : undefined
-    return index === undefined ? undefined : this.#lend(index)
+  tryAcquire(request: GateRequest = {}): Slot | undefined {
+    const place = this.#gate.tryEnter(request)
+    return place === undefined ? undefined : this.#lend(place)
   }
 
-  /** The next free slot; first come, first served, demands first. Rejects with the signal's reason when it aborts. */
-  acquire({ urgency, signal }: AcquireOptions = {}): Promise<Slot> {
-    const slot = this.tryAcquire()
-    if (slot !== undefined) return Promise.resolve(slot)
-    return new Promise((resolve, reject) => {
-      signal?.throwIfAborted()
-      const done = (): void => {
-        leave()
-        signal?.removeEventListener('abort', onAbort)
-      }
-      const leave = this.#waiting.join(slot => {
-        done()
-        resolve(slot)
-      }, urgency)
-      const onAbort = (): void => {
-        done()
-        reject(signal!.reason)
-      }
-      signal?.addEventListener('abort', onAbort)
-    })
+  /** A slot when it is this one's turn. Rejects with the signal's reason when it aborts. */
+  acquire({ signal, ...request }: AcquireOptions = {}): Promise<Slot> {
+    return this.#gate.admitTo(this.#lend, request, signal)
   }
 
-  #lend(index: number): Slot {
+  readonly #lend = (place: Place): Slot => {
+    // Not more are admitted than there are slots.
+    const index = this.#free.pop()!
     return {
       index,
       bytes: Slab.view(this, index),
       release: () => {
-        const next = this.#waiting.first()
-        if (next === undefined) this.#free.push(index)
-        else next(this.#lend(index))
+        this.#free.push(index)
+        place.leave()
       },
     }
   }

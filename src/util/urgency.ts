@@ -34,34 +34,3 @@ export class Urgency {
     return () => this.#onRaise.delete(call)
   }
 }
-
-/** Those who wait for something, first come, first served, but demands before the rest. */
-export class WaitingLine<T> {
-  readonly #demanded = new Set<T>()
-  readonly #others = new Set<T>()
-
-  get size(): number {
-    return this.#demanded.size + this.#others.size
-  }
-
-  /** Whose turn it is. */
-  first(): T | undefined {
-    for (const item of this.#demanded) return item
-    for (const item of this.#others) return item
-    return undefined
-  }
-
-  /** Puts an item at the end of its line. The function that is returned takes it out again, wherever it is by then. */
-  join(item: T, urgency: Urgency | undefined): () => void {
-    if (urgency === undefined || urgency.priority === 'demand') this.#demanded.add(item)
-    else this.#others.add(item)
-    const stop = urgency?.onRaise(priority => {
-      if (priority === 'demand' && this.#others.delete(item)) this.#demanded.add(item)
-    })
-    return () => {
-      stop?.()
-      this.#demanded.delete(item)
-      this.#others.delete(item)
-    }
-  }
-}

@@ -38,12 +38,10 @@ async function warm({ delayMs, error, deaf = false, slots = 64, seed = 1, ...opt
   const slab = new Slab(slots, OBJECT_BYTES)
   const origin = new Origin(store.objects, new OriginCounters(), slab, { ...options, clock })
   const fetch = async (number: number): Promise<void> => {
-    const slot = await origin.fetch(`${number % 256}`, OBJECT_BYTES)
-    try {
-      expect(slot.bytes.equals(Buffer.alloc(OBJECT_BYTES, number % 256))).toBe(true)
-    } finally {
-      slot.release()
-    }
+    const { value, praise } = await origin.fetch(`${number % 256}`, OBJECT_BYTES, await slab.acquire())
+    expect(value.bytes.equals(Buffer.alloc(OBJECT_BYTES, number % 256))).toBe(true)
+    praise()
+    value.release()
   }
   for (let number = 0; number < WARM_READS; number++) await clock.run(fetch(number))
   store.trace.length = WARM_READS
@@ -151,19 +149,22 @@ describe('a hedge', () => {
     }
     const clock = new VirtualClock()
     const store = await new SlowStore({ clock, delayMs: ({ number }) => (number < WARM_READS ? 10 : 1000) }).fill(1)
-    const origin = new Origin(store.objects, new OriginCounters(), new Slab(4, OBJECT_BYTES), { clock })
-    for (let read = 0; read < WARM_READS; read++) (await clock.run(origin.fetch('0', OBJECT_BYTES))).release()
+    const slab = new Slab(4, OBJECT_BYTES)
+    const origin = new Origin(store.objects, new OriginCounters(), slab, { clock })
+    const fetch = async (): Promise<void> => (await clock.run(origin.fetch('0', OBJECT_BYTES, slab.tryAcquire()!))).value.release()
+    for (let read = 0; read < WARM_READS; read++) await fetch()
     expect(origin.counters.read().hedges).toBe(0)
   })
 
   it('is never earlier than a millisecond', async () => {
     const clock = new VirtualClock()
     const store = await new SlowStore({ clock, delayMs: ({ number }) => (number <= WARM_READS ? 0.01 : 20) }).fill(1)
-    const origin = new Origin(store.objects, new OriginCounters(), new Slab(4, OBJECT_BYTES), { clock })
-    for (let read = 0; read < WARM_READS; read++) (await clock.run(origin.fetch('0', OBJECT_BYTES))).release()
+    const slab = new Slab(4, OBJECT_BYTES)
+    const origin = new Origin(store.objects, new OriginCounters(), slab, { clock })
+    const fetch = async (): Promise<void> => (await clock.run(origin.fetch('0', OBJECT_BYTES, slab.tryAcquire()!))).value.release()
+    for (let read = 0; read < WARM_READS; read++) await fetch()
     const startedMs = clock.now()
-    const slot = await clock.run(origin.fetch('0', OBJECT_BYTES))
-    slot.release()
+    await fetch()
     expect(store.trace.at(-1)).toBe(`0 at ${startedMs + 1}`)
   })
 })

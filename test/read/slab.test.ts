@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import { BUCKETS_MS, Histogram, quantileOf } from '../../src/util/histogram.ts'
 import { Slab, type Slot } from '../../src/util/slab.ts'
-import { Urgency, WaitingLine } from '../../src/util/urgency.ts'
+import { Urgency } from '../../src/util/urgency.ts'
 import { codeOfAsync } from '../code-of.ts'
 
 describe('a slab', () => {
@@ -56,28 +56,6 @@ describe('a slab', () => {
     expect(slab.tryAcquire()).toBe(undefined)
     ;(await waiting).release()
     expect(slab.tryAcquire()?.index).toBe(0)
-  })
-})
-
-describe('a waiting line', () => {
-  it('is left from wherever one stands by then', () => {
-    const line = new WaitingLine<string>()
-    const urgency = new Urgency('prefetch')
-    const leave = line.join('raised', urgency)
-    line.join('demand', undefined)
-    urgency.raise()
-    expect([line.first(), line.size]).toEqual(['demand', 2])
-    leave()
-    leave()
-    expect([line.first(), line.size]).toEqual(['demand', 1])
-  })
-
-  it('does not take in again who left and became urgent then', () => {
-    const line = new WaitingLine<string>()
-    const urgency = new Urgency('prefetch')
-    line.join('gone', urgency)()
-    urgency.raise()
-    expect([line.first(), line.size]).toEqual([undefined, 0])
   })
 })
 

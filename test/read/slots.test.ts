@@ -1,12 +1,13 @@
 import { describe, expect, it } from 'vitest'
-import { ArenaSlots } from '../../src/arena/slots.ts'
+import { ArenaSlots, type EmptySlot } from '../../src/arena/slots.ts'
 import { ABSENT, Arena, ArenaWriter } from '../../src/arena.ts'
 import { VirtualClock } from '../../src/testing.ts'
+import type { Owner } from '../../src/util/gate.ts'
 import { Urgency } from '../../src/util/urgency.ts'
 import { codeOfAsync } from '../code-of.ts'
 
-const never = new AbortController().signal
-const demand = new Urgency()
+/** Each of a tenant of his own, so that none holds too much of so few slots. */
+const of = (tenant: number): Owner => ({ tenant: `${tenant}`, restore: '' })
 
 interface Bench {
   readonly clock: VirtualClock
@@ -28,9 +29,7 @@ function bench(count: number): Bench {
     slots,
     evicted,
     async bring(number, pins = 0) {
-      const slot = await slots.acquire(demand, never)
-      slots.publish(number, slot, pins)
-      return slot
+      return (await slots.acquire({})).publish(number, pins)
     },
   }
 }
@@ -58,12 +57,12 @@ describe('the slots of an arena', () => {
 
   it('begin as not read, whoever read what was there before', async () => {
     const { arena, slots, evicted, bring } = bench(2)
-    const slot = await slots.acquire(demand, never)
-    slots.publish(10, slot, 0)
+    const slot = await slots.acquire({})
+    arena.publish(10, slot.index, 0)
     arena.unpin(arena.pin(10))
     arena.withdraw(10)
-    slots.publish(11, slot, 0)
-    expect(arena.takeUsed(slot)).toBe(false)
+    slot.publish(11, 0)
+    expect(arena.takeUsed(slot.index)).toBe(false)
     await bring(12)
     expect(evicted).toEqual([])
   })
@@ -92,9 +91,9 @@ describe('the slots of an arena', () => {
     const held = [await bring(10, 1), await bring(11, 2)]
     const order: string[] = []
     const waiting = (['prefetch', 'demand', 'prefetch', 'demand'] as const).map(async (priority, index) => {
-      const slot = await slots.acquire(new Urgency(priority), never)
+      const slot = await slots.acquire({ urgency: new Urgency(priority), owner: of(index) })
       order.push(`${priority} ${index}`)
-      slots.abandon(slot)
+      slot.abandon()
     })
     await clock.advance(50)
     expect(order).toEqual([])
@@ -110,9 +109,9 @@ describe('the slots of an arena', () => {
     const order: number[] = []
     const urgencies = [0, 1, 2].map(() => new Urgency('prefetch'))
     const waiting = urgencies.map(async (urgency, index) => {
-      const slot = await slots.acquire(urgency, never)
+      const slot = await slots.acquire({ urgency, owner: of(index) })
       order.push(index)
-      slots.abandon(slot)
+      slot.abandon()
     })
     urgencies[2]!.raise()
     arena.unpin(held)
@@ -124,23 +123,24 @@ describe('the slots of an arena', () => {
     const { clock, arena, slots, bring } = bench(1)
     const held = await bring(10, 1)
     const aborter = new AbortController()
-    const gone = codeOfAsync(() => slots.acquire(demand, aborter.signal))
-    const stays = slots.acquire(demand, never)
+    const gone = codeOfAsync(() => slots.acquire({ signal: aborter.signal }))
+    const stays = slots.acquire({})
     await clock.advance(5)
     aborter.abort(new EvalError('gone'))
     expect(await gone).toBe('EvalError')
     arena.unpin(held)
-    expect(await clock.run(stays)).toBe(held)
-    slots.abandon(held)
-    expect(await slots.acquire(demand, never)).toBe(held)
-    expect(await codeOfAsync(() => slots.acquire(demand, aborter.signal))).toBe('EvalError')
+    const slot = await clock.run(stays)
+    expect(slot.index).toBe(held)
+    slot.abandon()
+    expect((await slots.acquire({})).index).toBe(held)
+    expect(await codeOfAsync(() => slots.acquire({ signal: aborter.signal }))).toBe('EvalError')
   })
 
   it('are not looked after when nobody waits: no timer is left', async () => {
     const { clock, arena, slots, bring } = bench(1)
     const held = await bring(10, 1)
     const aborter = new AbortController()
-    const gone = codeOfAsync(() => slots.acquire(demand, aborter.signal))
+    const gone = codeOfAsync(() => slots.acquire({ signal: aborter.signal }))
     aborter.abort(new EvalError('gone'))
     await gone
     await clock.run()
@@ -157,13 +157,18 @@ describe('the slots of an arena', () => {
       if (pinned === ABSENT) pinned = arena.pin(number)
       withdraw(number)
     }
-    for (const number of [10, 11]) slots.publish(number, await slots.acquire(demand, never), 0)
-    const next = await slots.acquire(demand, never)
-    expect([pinned !== ABSENT, next !== pinned, evicted]).toEqual([true, true, [10, 11]])
-    const after = slots.acquire(demand, never)
+    for (const number of [10, 11]) (await slots.acquire({})).publish(number, 0)
+    const next = await slots.acquire({})
+    expect([pinned !== ABSENT, next.index !== pinned, evicted]).toEqual([true, true, [10, 11]])
+    let after: EmptySlot | undefined
+    const waiting = slots.acquire({ owner: of(1) }).then(slot => {
+      after = slot
+    })
     await clock.advance(20)
+    expect(after).toBe(undefined)
     arena.unpin(pinned)
-    expect(await clock.run(after)).toBe(pinned)
+    await clock.run(waiting)
+    expect(after!.index).toBe(pinned)
   })
 
   it('hold nothing once they are cleared', async () => {

@@ -1,10 +1,10 @@
 import { hash, randomBytes } from 'node:crypto'
 import { describe, expect, it } from 'vitest'
-import { Fills } from '../../src/cache/fills.ts'
+import { countedCache, Fills } from '../../src/cache/fills.ts'
 import { Origin, OriginCounters } from '../../src/cache/origin.ts'
 import { type SealedBytes, type SealedRef, SealedSource } from '../../src/cache/tiered.ts'
 import { isThawError, ThawError } from '../../src/errors.ts'
-import { TierCounters, type TierFigures } from '../../src/stats.ts'
+import type { TierFigures } from '../../src/stats.ts'
 import { type FaultPlan, type FaultStore, faultStore, memoryStore, VirtualClock } from '../../src/testing.ts'
 import { Slab } from '../../src/util/slab.ts'
 import { codeOfAsync } from '../code-of.ts'
@@ -36,7 +36,7 @@ function bench({ slots = 8, plan = () => undefined }: { readonly slots?: number;
   const clock = new VirtualClock()
   const disk = new FakeCache('disk', { clock, delayMs: 1 })
   const l2 = new FakeCache('l2', { clock, delayMs: 2 })
-  const caches = [disk, l2].map(cache => ({ cache, counters: new TierCounters(cache.tier) }))
+  const caches = [disk, l2].map(countedCache)
   const inner = memoryStore({ like: 's3' })
   const objects = faultStore(inner, { plan, clock })
   const slab = new Slab(slots, SLOT_BYTES)

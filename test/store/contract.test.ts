@@ -4,7 +4,6 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe } from 'vitest'
 import { openDirectoryStore } from '../../src/store/directory.ts'
 import { faultStore } from '../../src/store/fault.ts'
-import { limitStore } from '../../src/store/limit.ts'
 import { memoryStore } from '../../src/store/memory.ts'
 import { retryStore } from '../../src/store/retry.ts'
 import { openS3Store } from '../../src/store/s3.ts'
@@ -14,7 +13,6 @@ import { type Minio, startMinio, withCredentials } from '../servers/minio.ts'
 objectStoreContract('a memory store', async () => memoryStore())
 objectStoreContract('a memory store like S3', async () => memoryStore({ like: 's3' }))
 objectStoreContract('retry', async () => retryStore(memoryStore()))
-objectStoreContract('limit', async () => limitStore(memoryStore(), { callsMax: 1, bytesMax: 1000 }))
 objectStoreContract('fault, without a fault', async () => faultStore(memoryStore(), { plan: () => undefined }))
 
 describe('directory', () => {

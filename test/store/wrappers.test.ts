@@ -1,13 +1,10 @@
 import { describe, expect, it } from 'vitest'
 import { isThawError, ThawError } from '../../src/errors.ts'
 import { checkStore } from '../../src/store/check.ts'
-import { limitStore } from '../../src/store/limit.ts'
 import { retryStore } from '../../src/store/retry.ts'
-import { type EnterOptions, Turnstile } from '../../src/store/turnstile.ts'
 import type { ObjectStore } from '../../src/store.ts'
 import { type Fault, faultAt, faultStore, memoryStore, randomFaults } from '../../src/testing.ts'
 import type { Clock } from '../../src/util/clock.ts'
-import { Urgency } from '../../src/util/urgency.ts'
 import { VirtualClock } from '../../src/util/virtual-clock.ts'
 
 /** Notes waits in place of waiting. */
@@ -158,125 +155,5 @@ describe('fault', () => {
       await expect(store.put('a', Buffer.from('x'))).rejects.toMatchObject({ code: 'UNAVAILABLE' })
       expect((await store.head('a')) !== undefined).toBe(there)
     }
-  })
-})
-
-describe('turnstile', () => {
-  const bounds = { countMax: 2, weightMax: 100, waitingMax: 3 }
-
-  /** A turnstile that notes who came in. */
-  function noted(): {
-    readonly turnstile: Turnstile
-    readonly admitted: string[]
-    readonly enter: (name: string, weight: number, options?: EnterOptions) => Promise<void>
-  } {
-    const turnstile = new Turnstile(bounds)
-    const admitted: string[] = []
-    return { turnstile, admitted, enter: (name, weight, options) => turnstile.enter(weight, options).then(() => void admitted.push(name)) }
-  }
-
-  it('admits in the order of arrival, by count and weight', async () => {
-    const { turnstile, admitted, enter } = noted()
-    await enter('a', 60)
-    const waiting = [enter('heavy', 50), enter('light', 1), enter('huge', 1000)]
-    await Promise.resolve()
-    expect(admitted).toEqual(['a'])
-    turnstile.leave(60)
-    await Promise.all(waiting.slice(0, 2))
-    expect(admitted).toEqual(['a', 'heavy', 'light'])
-    turnstile.leave(50)
-    turnstile.leave(1)
-    await waiting[2]
-    expect(admitted).toEqual(['a', 'heavy', 'light', 'huge'])
-  })
-
-  it('admits demands before what is prefetched', async () => {
-    const { turnstile, admitted, enter } = noted()
-    await enter('a', 100)
-    const waiting = [enter('prefetch', 100, { urgency: new Urgency('prefetch') }), enter('b', 100), enter('c', 100)]
-    for (let turn = 0; turn < 3; turn++) {
-      turnstile.leave(100)
-      await new Promise(setImmediate)
-    }
-    await Promise.all(waiting)
-    expect(admitted).toEqual(['a', 'b', 'c', 'prefetch'])
-  })
-
-  it('lets a demand pass a heavy one that is only prefetched, but not the other way round', async () => {
-    const { turnstile, admitted, enter } = noted()
-    await enter('a', 60)
-    const heavy = enter('heavy', 90, { urgency: new Urgency('prefetch') })
-    await enter('light', 1)
-    turnstile.leave(1)
-    const demand = enter('demand', 50)
-    const light = enter('light prefetch', 1, { urgency: new Urgency('prefetch') })
-    await new Promise(setImmediate)
-    expect(admitted).toEqual(['a', 'light'])
-    turnstile.leave(60)
-    await demand
-    turnstile.leave(50)
-    await Promise.all([heavy, light])
-    expect(admitted).toEqual(['a', 'light', 'demand', 'heavy', 'light prefetch'])
-  })
-
-  it('moves up what becomes a demand, and admits it at once if there is room', async () => {
-    const { turnstile, admitted, enter } = noted()
-    const urgency = new Urgency('prefetch')
-    await enter('a', 60)
-    const heavy = enter('heavy', 90, { urgency: new Urgency('prefetch') })
-    const raised = enter('raised', 1, { urgency })
-    await new Promise(setImmediate)
-    expect(admitted).toEqual(['a'])
-    urgency.raise()
-    await raised
-    turnstile.leave(60)
-    await heavy
-    expect(admitted).toEqual(['a', 'raised', 'heavy'])
-  })
-
-  it('lets in without waiting if nobody waits and there is room', async () => {
-    const { turnstile, enter } = noted()
-    expect(turnstile.tryEnter(60)).toBe(true)
-    expect(turnstile.tryEnter(41)).toBe(false)
-    const heavy = enter('heavy', 41, { urgency: new Urgency('prefetch') })
-    expect(turnstile.tryEnter(1)).toBe(false)
-    turnstile.leave(60)
-    await heavy
-    expect(turnstile.tryEnter(1)).toBe(true)
-    expect(turnstile.tryEnter(1)).toBe(false)
-  })
-
-  it('lets an aborted one leave the queue, and those behind it pass', async () => {
-    const { turnstile, enter } = noted()
-    const abort = new AbortController()
-    await turnstile.enter(60)
-    const heavy = turnstile.enter(90, { signals: [undefined, abort.signal] }).catch((error: unknown) => error)
-    const light = enter('light', 1)
-    abort.abort('enough')
-    expect(await heavy).toBe('enough')
-    await light
-    await expect(turnstile.enter(1, { signals: [abort.signal] })).rejects.toBe('enough')
-  })
-
-  it('refuses those beyond the queue as UNAVAILABLE', async () => {
-    const turnstile = new Turnstile(bounds)
-    await turnstile.enter(1000)
-    const waiting = [turnstile.enter(1), turnstile.enter(1), turnstile.enter(1)]
-    await expect(turnstile.enter(1)).rejects.toMatchObject({ code: 'UNAVAILABLE' })
-    turnstile.leave(1000)
-    await Promise.all(waiting.slice(0, 2))
-  })
-})
-
-describe('limit', () => {
-  it('keeps calls under way within its bound, and rejects those that wait when it closes', async () => {
-    const inner = faultStore(memoryStore(), { plan: () => ({ kind: 'hang' }) })
-    const store = limitStore(inner, { callsMax: 2 })
-    const calls = Array.from({ length: 5 }, () => store.head('a').catch((error: unknown) => error))
-    await new Promise(setImmediate)
-    expect(inner.callCount).toBe(2)
-    await store.close()
-    for (const error of await Promise.all(calls)) expect(isThawError(error, 'CLOSED')).toBe(true)
-    expect(inner.callCount).toBe(2)
   })
 })

@@ -1,24 +1,24 @@
 import { describe, expect, it } from 'vitest'
-import { type Flight, Flights, type Passenger } from '../../src/util/flights.ts'
+import { type Flight, type FlightWaiter, SingleFlight } from '../../src/util/single-flight.ts'
 import { Urgency } from '../../src/util/urgency.ts'
 import { codeOfAsync } from '../code-of.ts'
 
 interface Bench {
-  readonly flights: Flights<string, string>
+  readonly flights: SingleFlight<string, string>
   /** The works that were begun, in order. */
-  readonly begun: { readonly flight: Flight; readonly land: (value: string) => void; readonly crash: (error: Error) => void }[]
+  readonly begun: { readonly flight: Flight; readonly succeed: (value: string) => void; readonly fail: (error: Error) => void }[]
   /** How many were to get each value. */
-  readonly shared: [value: string, passengers: number][]
-  readonly join: (passenger?: Passenger) => Promise<string>
+  readonly shared: [value: string, waiters: number][]
+  readonly join: (waiter?: FlightWaiter) => Promise<string>
 }
 
 function bench(): Bench {
   const shared: Bench['shared'] = []
   const begun: Bench['begun'] = []
-  const flights = new Flights<string, string>((value, passengers) => void shared.push([value, passengers]))
+  const flights = new SingleFlight<string, string>((value, waiters) => void shared.push([value, waiters]))
   const work = (flight: Flight): Promise<string> =>
-    new Promise((resolve, reject) => void begun.push({ flight, land: resolve, crash: reject }))
-  return { flights, begun, shared, join: passenger => flights.join('key', work, passenger) }
+    new Promise((resolve, reject) => void begun.push({ flight, succeed: resolve, fail: reject }))
+  return { flights, begun, shared, join: waiter => flights.join('key', work, waiter) }
 }
 
 describe('a flight', () => {
@@ -26,22 +26,22 @@ describe('a flight', () => {
     const { flights, begun, shared, join } = bench()
     const all = [join(), join(), join()]
     expect([begun.length, flights.size]).toEqual([1, 1])
-    begun[0]!.land('first')
+    begun[0]!.succeed('first')
     expect(await Promise.all(all)).toEqual(['first', 'first', 'first'])
     expect([shared, flights.size]).toEqual([[['first', 3]], 0])
     const later = join()
-    begun[1]!.land('second')
+    begun[1]!.succeed('second')
     expect(await later).toBe('second')
   })
 
   it('fails for all who wait, and the next one who asks tries again', async () => {
     const { flights, begun, shared, join } = bench()
     const all = [codeOfAsync(join), codeOfAsync(join)]
-    begun[0]!.crash(new RangeError('on purpose'))
+    begun[0]!.fail(new RangeError('on purpose'))
     expect(await Promise.all(all)).toEqual(['RangeError', 'RangeError'])
     expect([flights.size, shared]).toEqual([0, []])
     const again = join()
-    begun[1]!.land('well')
+    begun[1]!.succeed('well')
     expect(await again).toBe('well')
   })
 
@@ -52,7 +52,7 @@ describe('a flight', () => {
     }
     expect(await codeOfAsync(async () => flights.join('key', cannot))).toBe('RangeError')
     const next = join()
-    begun[0]!.land('well')
+    begun[0]!.succeed('well')
     expect(await next).toBe('well')
   })
 
@@ -64,11 +64,11 @@ describe('a flight', () => {
     aborter.abort(new EvalError('gone'))
     expect(await first).toBe('EvalError')
     expect(begun[0]!.flight.signal.aborted).toBe(false)
-    begun[0]!.land('there')
+    begun[0]!.succeed('there')
     expect([await second, shared]).toEqual(['there', [['there', 1]]])
   })
 
-  it('ends when the last one went away, and nobody boards it from then on', async () => {
+  it('ends when the last one went away, and nobody joins it from then on', async () => {
     const { flights, begun, shared, join } = bench()
     const aborters = [new AbortController(), new AbortController()]
     const all = aborters.map(({ signal }) => codeOfAsync(() => join({ signal })))
@@ -76,8 +76,8 @@ describe('a flight', () => {
     expect(await Promise.all(all)).toEqual(['EvalError', 'EvalError'])
     expect([begun[0]!.flight.signal.aborted, flights.size]).toEqual([true, 0])
     const next = join()
-    begun[0]!.land('too late')
-    begun[1]!.land('there')
+    begun[0]!.succeed('too late')
+    begun[1]!.succeed('there')
     expect([await next, flights.size]).toEqual(['there', 0])
     expect(shared).toEqual([
       ['too late', 0],
@@ -103,11 +103,11 @@ describe('a flight', () => {
     expect([urgency.priority, raised]).toEqual(['demand', 1])
     all.push(join())
     expect(raised).toBe(1)
-    begun[0]!.land('there')
+    begun[0]!.succeed('there')
     await Promise.all(all)
   })
 
-  it('becomes a demand when a demand boards it, and not by the urgency of somebody who went away', async () => {
+  it('becomes a demand when a demand joins it, and not by the urgency of somebody who went away', async () => {
     const { begun, join } = bench()
     const left = new Urgency('prefetch')
     const aborter = new AbortController()
@@ -117,7 +117,7 @@ describe('a flight', () => {
     expect(begun[0]!.flight.urgency.priority).toBe('prefetch')
     all.push(join())
     expect(begun[0]!.flight.urgency.priority).toBe('demand')
-    begun[0]!.land('there')
+    begun[0]!.succeed('there')
     expect(await Promise.all(all)).toEqual(['there', 'EvalError', 'there'])
   })
 
@@ -127,7 +127,7 @@ describe('a flight', () => {
     flights.close(new EvalError('closed'))
     expect(await Promise.all(all)).toEqual(['EvalError', 'EvalError'])
     expect([begun[0]!.flight.signal.aborted, flights.size]).toEqual([true, 0])
-    begun[0]!.land('too late')
+    begun[0]!.succeed('too late')
     await new Promise(setImmediate)
     expect(shared).toEqual([['too late', 0]])
   })
