@@ -326,7 +326,7 @@ describe.each([
   it.each(['eventfd', 'message'] as const)('is told by %s that the engine closes', async bell => {
     await using line = await engine.openLine(bell)
     const result = resultOf(startReader(line.end, held.handle, 2 ** 30))
-    await expect.poll(async () => (await engine.figures()).origin.hits).toBeGreaterThan(CHUNKS)
+    await expect.poll(async () => (await engine.figures()).origin.hits, { timeout: 30_000 }).toBeGreaterThan(CHUNKS)
     await engine.close()
     const { good, codes } = await result
     expect([good > CHUNKS, new Set(codes)]).toEqual([true, new Set(['CLOSED'])])
@@ -336,7 +336,7 @@ describe.each([
   it('may die at any time', async () => {
     await using line = await engine.openLine('message')
     const reader = startReader(line.end, held.handle, 2 ** 30)
-    await expect.poll(async () => (await engine.figures()).origin.hits).toBeGreaterThan(CHUNKS)
+    await expect.poll(async () => (await engine.figures()).origin.hits, { timeout: 30_000 }).toBeGreaterThan(CHUNKS)
     await reader.terminate()
     // What it held in its hands at that moment is lost with it: one slot, of those it looked at one after the other.
     await expect.poll(pins).toBeLessThanOrEqual(1)
