@@ -34,11 +34,10 @@ export type { PushCounts, PushProgress } from './push/progress.ts'
 export type { ImageSource, PushedImage, PushedSnapshot, PushOptions, PushSpec } from './push.ts'
 export type { ReadOptions } from './reader.ts'
 export type { ResolvedRef } from './refs.ts'
+export type { FrontEndKind, RestoredImage } from './restore/serving.ts'
 export type {
-  FrontEndKind,
   OverlaySettings,
   Restore,
-  RestoredImage,
   RestoredSnapshot,
   RestoreEvent,
   RestoreFigures,

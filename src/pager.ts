@@ -47,9 +47,18 @@ export interface PagerLoop {
   after(ms: number, callback: () => void): () => void
 }
 
+/** The descriptors that a front end opened. Should its thread end before it closes them, main does. */
+export interface OwnedDescriptors {
+  /** Right after it was opened, or received. Returns it. */
+  own(fd: number): number
+  /** Closes one that was given to `own`. */
+  close(fd: number): void
+}
+
 /** What a front end is given. */
 export interface FrontEndContext {
   readonly native: Native
+  readonly descriptors: OwnedDescriptors
   readonly loop: PagerLoop
   /** The images of the restore, by name, in the order of the snapshot. */
   readonly images: ReadonlyMap<string, ServedImage>
@@ -66,6 +75,8 @@ export interface FrontEndEvent {
 export interface FrontEnd {
   /** Ends it: no callback of its requests is called any more, its descriptors are not watched any more and those it opened are closed. Idempotent. */
   close(): void
+  /** A timer of its own threw: a bug. It ends, without a wrong answer, and says so. */
+  onBroken(error: unknown): void
 }
 
 /**

@@ -7,32 +7,20 @@ import { randomBytes, randomUUID } from 'node:crypto'
 import { Commits } from './commit/commits.ts'
 import type { ChildSpec, CommitOptions } from './commit.ts'
 import type { Engine, HeldSnapshot } from './engine.ts'
-import { type ErrorCode, ThawError } from './errors.ts'
-import type { ImageKind } from './manifest.ts'
-import type { SharedOverlay } from './overlay/image-overlay.ts'
-import { Overlay, type OverlayFigures, type OverlayOptions } from './overlay.ts'
-import { allocateFigures, readFigures, type ServedFigures } from './pager/figures.ts'
-import { mainImages } from './pager/main-images.ts'
-import type { PagerHandle, Pagers } from './pager/threads.ts'
-import { type DamagedPages, type FrontEndEvent, type FrontEndSpec, PAGE_DEADLINE_MS, type PagedImage, type ServedImage } from './pager.ts'
+import type { ErrorCode } from './errors.ts'
+import type { OverlayFigures } from './overlay.ts'
+import { readFigures, type ServedFigures } from './pager/figures.ts'
+import type { Pagers } from './pager/threads.ts'
+import { type DamagedPages, PAGE_DEADLINE_MS } from './pager.ts'
 import type { PushOptions } from './push.ts'
-import type { SharedImage } from './reader.ts'
+import { type FrontEndKind, OVERLAY_DIR, type RestoredImage, Serving } from './restore/serving.ts'
 import type { PushResult } from './snapshot-store/contract.ts'
-import { makeOwnFolder } from './util/own-folder.ts'
 
 /** The snapshot, as a restore needs it. */
 export interface RestoredSnapshot {
   readonly id: string
   readonly createdAt: Date
   readonly images: readonly RestoredImage[]
-}
-
-export interface RestoredImage {
-  readonly name: string
-  readonly kind: ImageKind
-  readonly sizeBytes: number
-  /** @internal */
-  share(): SharedImage
 }
 
 /** What a restore reads by. */
@@ -45,8 +33,6 @@ export interface RestoreSource {
   readonly push: (spec: ChildSpec, options: PushOptions) => Promise<PushResult>
   readonly onClose: (restore: Restore) => void
 }
-
-export type FrontEndKind = 'fuse' | 'nbd' | 'uffd'
 
 /** What happens in a restore. `path` is the socket or the mount; `image` is undefined for a mount, which has them all. */
 export type RestoreEvent = { readonly frontEnd: FrontEndKind; readonly path: string; readonly image?: string | undefined } & (
@@ -63,6 +49,11 @@ export type RestoreEvent = { readonly frontEnd: FrontEndKind; readonly path: str
     }
   | (DamagedPages & { readonly kind: 'damaged' })
   | /** The VMM was killed: better than a wrong page. */ { readonly kind: 'killed'; readonly pid: number; readonly reason: string }
+  | /** The process that outlives ours and ends our guests is gone: should ours be killed before `guard-restored`, a VMM hangs, a mount stays. */ {
+      readonly kind: 'guard-lost'
+      readonly reason: string
+    }
+  | { readonly kind: 'guard-restored' }
   | /** The front end has ended. */ { readonly kind: 'closed'; readonly reason: string }
 )
 
@@ -72,7 +63,7 @@ export interface RestoreOptions {
   readonly overlay?: OverlaySettings | undefined
   /** How long a page may be waited for before it is an error; default 60 s. */
   readonly pageDeadlineMs?: number | undefined
-  /** Called for every event; must not throw. */
+  /** Called for every event. What it throws is a warning of the process's, the first time. */
   readonly onEvent?: ((event: RestoreEvent) => void) | undefined
 }
 
@@ -83,37 +74,6 @@ export interface OverlaySettings {
   readonly sizeMax?: number | undefined
   /** Leave the overlay's files when the restore ends. */
   readonly keep?: boolean | undefined
-}
-
-/** What a front end's main half asks for. */
-export interface AttachOptions {
-  readonly kind: FrontEndKind
-  /** The socket or the mount. */
-  readonly path: string
-  /** The image, of a front end that has one. */
-  readonly image?: string | undefined
-  /** Images that can be written to through it: at most one front end each. */
-  readonly writable?: readonly string[] | undefined
-  /** Images of which pages that the guest gives back are remembered. */
-  readonly states?: readonly string[] | undefined
-  /** Has what the guest wrote arrive in the overlay. */
-  flush?(): Promise<void>
-  onEvent(event: FrontEndEvent): void
-  /** Ends the front end, by closing what was returned by `attach` too: called when the restore is closed. */
-  close(): Promise<void>
-}
-
-export interface AttachedFrontEnd {
-  /** Lets go of it: afterwards its descriptors may be closed. Idempotent, does not reject. */
-  detach(): Promise<void>
-  /** Settles with the reason if the pager died, and so the front end with it. It closes its descriptors: whoever waits at them must not wait for ever. */
-  readonly died: Promise<Error>
-}
-
-/** A front end that is served on this thread. */
-export interface AttachedHere {
-  readonly images: ReadonlyMap<string, ServedImage>
-  detach(): Promise<void>
 }
 
 export interface RestoreFigures {
@@ -130,27 +90,6 @@ export interface RestoreFigures {
 /** It names a folder too, and stands behind flags. */
 const ID = /^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$/
 const RANDOM_BYTES = 64
-/** On a disk, unlike /tmp and /run; with the user's id, because others can write there too. */
-const OVERLAY_DIR: string = `/var/tmp/thaw-overlays-${process.getuid?.()}`
-
-interface ServedImageState {
-  readonly image: RestoredImage
-  /** Names the snapshot, and this restore, to the engine. */
-  readonly handle: number
-  readonly figures: SharedArrayBuffer
-  overlay: SharedOverlay | undefined
-  /** A VMM has its own copy of the memory, and writes to that. */
-  isPrivate: boolean
-  /** The front end that writes to it. */
-  writer: AttachOptions | undefined
-}
-
-/** The restore, as its pager knows it. */
-interface Paged {
-  readonly pager: PagerHandle
-  readonly number: number
-}
-
 /** Made by `Snapshot.restore`. */
 export class Restore implements AsyncDisposable {
   readonly id: string
@@ -158,16 +97,11 @@ export class Restore implements AsyncDisposable {
   /** 64 fresh random bytes, to be handed to the guest (docs/RESUME.md). */
   readonly random: Uint8Array = randomBytes(RANDOM_BYTES)
   readonly startedAt: Date = new Date()
-  readonly #overlayOptions: OverlayOptions
+  /** @internal For front ends. */
+  readonly serving: Serving
   readonly #source: RestoreSource
   readonly #onEvent: RestoreOptions['onEvent']
-  readonly #deadlineMs: number
-  readonly #images: ReadonlyMap<string, ServedImageState>
-  readonly #frontEnds = new Set<AttachOptions>()
-  #paged: Promise<Paged> | undefined
-  /** Made when a front end first needs one. */
-  #opening: Promise<Overlay> | undefined
-  #overlay: Overlay | undefined
+  #hasWarned = false
   readonly #commits: Commits<PushResult>
   readonly #closing = new AbortController()
   #closed: Promise<void> | undefined
@@ -182,139 +116,36 @@ export class Restore implements AsyncDisposable {
     this.snapshot = snapshot
     this.#source = source
     this.#onEvent = options.onEvent
-    this.#deadlineMs = pageDeadlineMs
-    source.pagers.warm()
-    const images = snapshot.images.map(({ name, sizeBytes }) => ({ name, sizeBytes }))
-    this.#overlayOptions = { dir, name: id, images, sizeMax, keep }
-    const states = snapshot.images.map(image => ({
-      image,
-      handle: source.held.handle,
-      figures: allocateFigures(),
-      overlay: undefined,
-      isPrivate: false,
-      writer: undefined,
-    }))
-    this.#images = new Map(states.map(state => [state.image.name, state]))
+    const { pagers, engine, held } = source
+    const overlay = { dir, name: id, images: snapshot.images.map(({ name, sizeBytes }) => ({ name, sizeBytes })), sizeMax, keep }
+    this.serving = new Serving({ id, pagers, engine, held, images: snapshot.images, overlay, pageDeadlineMs })
     this.#commits = new Commits({
       id,
-      images: () => [...this.#images.values()].map(({ image: { name }, isPrivate, overlay }) => ({ name, isPrivate, overlay })),
-      flush: async () => {
-        for (const frontEnd of this.#frontEnds) await frontEnd.flush?.()
-      },
+      images: () => [...this.serving.images.values()].map(({ image: { name }, isPrivate, overlay }) => ({ name, isPrivate, overlay })),
+      flush: () => this.serving.flush(),
       push: source.push,
     })
   }
 
   /** @throws NOT_FOUND, with the names there are */
   image(name: string): RestoredImage {
-    return this.#image(name).image
+    return this.serving.image(name).image
   }
 
-  #image(name: string): ServedImageState {
-    const image = this.#images.get(name)
-    if (image !== undefined) return image
-    const names = [...this.#images.keys()].join(', ')
-    throw new ThawError('NOT_FOUND', `snapshot ${this.snapshot.id} has no image ${JSON.stringify(name)}: it has ${names}`, { object: name })
-  }
-
-  /**
-   * @internal For front ends: has a pager serve `spec`.
-   * @throws CONFLICT if another front end writes to the same image; UNSUPPORTED without koffi; what the front end's start throws
-   */
-  async attach(spec: FrontEndSpec, options: AttachOptions): Promise<AttachedFrontEnd> {
-    const died = Promise.withResolvers<Error>()
-    const detach = await this.#join(options, async () => {
-      const { pager, number } = await this.#page()
-      const frontEnd = pager.number()
-      const hooks = { onEvent: (event: FrontEndEvent) => options.onEvent(event), onPagerDied: died.resolve }
-      await pager.startFrontEnd(number, frontEnd, spec, hooks)
-      return () => pager.endFrontEnd(frontEnd)
-    })
-    return { detach, died: died.promise }
-  }
-
-  /** @internal For front ends that are served on this thread. @throws CONFLICT as `attach` */
-  async attachHere(options: AttachOptions): Promise<AttachedHere> {
-    const { engine, held } = this.#source
-    let images: ReadonlyMap<string, ServedImage> = new Map()
-    const detach = await this.#join(options, async () => {
-      images = mainImages(engine, held, [...this.#images.values()].map(pagedImage), this.#deadlineMs)
-      return async () => undefined
-    })
-    return { images, detach }
-  }
-
-  /** Makes a front end one of this restore's; `begin` starts it, and returns what ends it. */
-  async #join(options: AttachOptions, begin: () => Promise<() => Promise<void>>): Promise<() => Promise<void>> {
-    this.#checkOpen()
-    const { writable = [], states = [] } = options
-    try {
-      for (const name of writable) this.#claim(name, options)
-      this.#frontEnds.add(options)
-      for (const name of writable) await this.#giveOverlay(name, true)
-      for (const name of states) await this.#giveOverlay(name, false)
-      const end = await begin()
-      for (const name of states) this.#image(name).isPrivate = true
-      let detached: Promise<void> | undefined
-      return () => {
-        detached ??= end().then(() => this.#leave(options))
-        return detached
-      }
-    } catch (error) {
-      this.#leave(options)
-      throw error
-    }
-  }
-
-  #leave(options: AttachOptions): void {
-    this.#frontEnds.delete(options)
-    for (const image of this.#images.values()) if (image.writer === options) image.writer = undefined
-  }
-
-  #page(): Promise<Paged> {
-    this.#paged ??= this.#pickPager().catch(error => {
-      this.#paged = undefined
-      throw error
-    })
-    return this.#paged
-  }
-
-  async #pickPager(): Promise<Paged> {
-    const pager = await this.#source.pagers.pick()
-    const number = pager.number()
-    pager.openRestore(number, this.#deadlineMs, [...this.#images.values()].map(pagedImage))
-    return { pager, number }
-  }
-
-  #claim(name: string, writer: AttachOptions): void {
-    const image = this.#image(name)
-    if (image.writer !== undefined) {
-      throw new ThawError('CONFLICT', `image ${name} is written to through ${image.writer.path} already`, { object: name })
-    }
-    image.writer = writer
-  }
-
-  async #giveOverlay(name: string, written: boolean): Promise<void> {
-    const image = this.#image(name)
-    if (image.overlay !== undefined && (!written || image.overlay.fd >= 0)) return
-    this.#overlay = await this.#openOverlay()
-    this.#checkOpen()
-    image.overlay = await this.#overlay.image(name, { written })
-    const { pager, number } = (await this.#paged) ?? {}
-    pager?.setImage(number!, pagedImage(image))
-  }
-
-  #openOverlay(): Promise<Overlay> {
-    this.#opening ??= openOverlay(this.#overlayOptions).catch(error => {
-      this.#opening = undefined
-      throw error
-    })
-    return this.#opening
-  }
-
-  /** @internal For front ends. */
+  /** @internal For front ends. An `onEvent` that fails is told of once, and harms nobody. */
   emit(event: RestoreEvent): void {
-    this.#onEvent?.(event)
+    try {
+      const returned: unknown = this.#onEvent?.(event)
+      if (returned instanceof Promise) returned.catch((error: unknown) => this.#warn(error))
+    } catch (error) {
+      this.#warn(error)
+    }
+  }
+
+  #warn(error: unknown): void {
+    if (this.#hasWarned) return
+    this.#hasWarned = true
+    process.emitWarning(`onEvent of restore ${this.id} failed: ${error instanceof Error ? error.stack : String(error)}`)
   }
 
   figures(): RestoreFigures {
@@ -322,9 +153,9 @@ export class Restore implements AsyncDisposable {
       id: this.id,
       snapshot: this.snapshot.id,
       startedAt: this.startedAt.toISOString(),
-      frontEnds: [...this.#frontEnds].map(({ kind, path, image }) => ({ kind, path, image })),
-      images: [...this.#images.values()].map(({ image, figures }) => ({ name: image.name, ...readFigures(figures) })),
-      overlay: this.#overlay?.figures(),
+      frontEnds: [...this.serving.frontEnds].map(({ kind, path, image }) => ({ kind, path, image })),
+      images: [...this.serving.images.values()].map(({ image, figures }) => ({ name: image.name, ...readFigures(figures) })),
+      overlay: this.serving.overlay?.figures(),
     }
   }
 
@@ -336,22 +167,15 @@ export class Restore implements AsyncDisposable {
    * holes cannot be told; WRONG_KEY, DENIED, NO_SPACE, UNAVAILABLE, TIMEOUT; CLOSED
    */
   async commit(options: CommitOptions = {}): Promise<PushResult> {
-    this.#checkOpen()
+    this.serving.checkOpen()
     const { signal: closing } = this.#closing
     const signal = options.signal === undefined ? closing : AbortSignal.any([options.signal, closing])
     return await this.#commits.commit({ ...options, signal })
   }
 
-  #checkOpen(): void {
-    if (this.#closed !== undefined) throw this.#closedError()
-  }
-
-  #closedError(): ThawError {
-    return new ThawError('CLOSED', `restore ${this.id} is closed`, { object: this.id })
-  }
-
   /**
-   * Ends commits that are under way, the front ends, and then the overlay. A VMM whose memory is served does not survive it. Idempotent.
+   * Ends commits that are under way and the front ends, side by side, and then the overlay. A VMM whose memory is served does not survive it. What cannot be ended within 45 s is
+   * left, with a warning: its clients get errors. Idempotent.
    * @throws NO_SPACE, DENIED, UNAVAILABLE if the overlay was to be kept and could not be
    */
   close(): Promise<void> {
@@ -360,15 +184,12 @@ export class Restore implements AsyncDisposable {
   }
 
   async #close(): Promise<void> {
-    // They read the overlay.
-    this.#closing.abort(this.#closedError())
-    await this.#commits.ended()
-    await Promise.all([...this.#frontEnds].map(frontEnd => frontEnd.close()))
-    const paged = await this.#paged?.catch(() => undefined)
-    await paged?.pager.endRestore(paged.number)
+    this.serving.refuse()
+    this.#closing.abort(this.serving.closedError())
     try {
-      const overlay = await this.#opening?.catch(() => undefined)
-      await overlay?.close()
+      // Commits read the overlay.
+      await Promise.all([this.serving.close(), this.#commits.ended()])
+      await this.serving.closeOverlay()
     } finally {
       this.#source.onClose(this)
     }
@@ -377,13 +198,4 @@ export class Restore implements AsyncDisposable {
   [Symbol.asyncDispose](): Promise<void> {
     return this.close()
   }
-}
-
-async function openOverlay(options: OverlayOptions): Promise<Overlay> {
-  if (options.dir === OVERLAY_DIR) await makeOwnFolder(OVERLAY_DIR)
-  return await Overlay.create(options)
-}
-
-function pagedImage({ image, handle, overlay, figures }: ServedImageState): PagedImage {
-  return { name: image.name, kind: image.kind, image: { ...image.share(), handle }, overlay, figures }
 }

@@ -37,7 +37,7 @@ export class RestoreEvents {
   }
 }
 
-const BAD: readonly RestoreEvent['kind'][] = ['corrupt', 'unreadable', 'damaged', 'killed']
+const BAD: readonly RestoreEvent['kind'][] = ['corrupt', 'unreadable', 'damaged', 'killed', 'guard-lost']
 
 function wordsOf(event: RestoreEvent): string {
   switch (event.kind) {
@@ -55,6 +55,10 @@ function wordsOf(event: RestoreEvent): string {
       return `${event.count} pages of ${event.image} from page ${event.page} on were written and are lost (${event.code ?? 'an unexpected failure'}): this restore cannot be committed any more`
     case 'killed':
       return `killed process ${event.pid}: ${event.reason}`
+    case 'guard-lost':
+      return `the guard is gone (${event.reason}): should this process be killed before there is another, a VMM may hang, and a mount stay`
+    case 'guard-restored':
+      return 'there is a guard again'
     case 'closed':
       return event.reason === 'closed' ? 'closed' : `closed: ${event.reason}`
   }

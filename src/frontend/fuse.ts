@@ -7,22 +7,11 @@
  * Only who mounts can look into it, unless another is named: guest memory is full of secrets. It does not see what another front end of the restore writes meanwhile to the same
  * image: the kernel keeps the pages it has read.
  */
-import { closeSync } from 'node:fs'
-import { join } from 'node:path'
-import { type Guard, startGuard, type Watched } from '../guard.ts'
-import type { FrontEndEvent } from '../pager.ts'
-import type { AttachOptions, Restore, RestoreEvent } from '../restore.ts'
-import {
-  detachAt,
-  flushFile,
-  type MountFolder,
-  mountAt,
-  openFuseDevice,
-  prepareFolder,
-  removeMadeFolders,
-  unmountAt,
-} from './fuse/mounting.ts'
+import { join, resolve } from 'node:path'
+import type { Restore } from '../restore.ts'
+import { detachAt, flushFile, mountAt, openFuseDevice, prepareFolder, removeMadeFolders, unmountAt } from './fuse/mounting.ts'
 import type { FileLook, FuseEvent, FuseSpec } from './fuse/spec.ts'
+import { Lifecycle } from './lifecycle.ts'
 
 export interface MountOptions {
   /**
@@ -60,22 +49,9 @@ const READ_AHEAD_MAX = 2 ** 30
  */
 export async function mount(restore: Restore, dir: string, options: MountOptions = {}): Promise<Mount> {
   checkOptions(dir, options)
-  const guard = await startGuard()
-  let folder: MountFolder | undefined
-  let fd: number | undefined
-  try {
-    folder = await prepareFolder(dir)
-    fd = openFuseDevice()
-    const mount = new Mount({ restore, folder, guard, options, fd })
-    await mount.start()
-    return mount
-  } catch (error) {
-    // Whoever waits at it already gets an error.
-    if (fd !== undefined) closeSync(fd)
-    if (folder !== undefined) await removeMadeFolders(folder)
-    await guard.close()
-    throw error
-  }
+  const mount = new Mount(restore, dir, options)
+  await mount.start()
+  return mount
 }
 
 function checkOptions(dir: string, { uid, gid, mode, readAheadBytes }: MountOptions): void {
@@ -91,88 +67,83 @@ function checkOptions(dir: string, { uid, gid, mode, readAheadBytes }: MountOpti
   check('readAheadBytes', readAheadBytes, READ_AHEAD_MAX)
 }
 
-interface MountParts {
-  readonly restore: Restore
-  readonly folder: MountFolder
-  readonly guard: Guard
-  readonly options: MountOptions
-  /** /dev/fuse. */
-  readonly fd: number
-}
-
 /** Made by `mount`. */
 export class Mount implements AsyncDisposable {
-  /** The folder, absolute and without links. */
-  readonly path: string
   /** Resolves when nothing is served any more and the mount is off; never rejects. */
   readonly ended: Promise<MountEnd>
-  readonly #parts: MountParts
-  readonly #ending = Promise.withResolvers<MountEnd>()
-  /** By which the mount is known, when it is there. */
-  #device = ''
-  #watched: Watched | undefined
-  /** Settles when it is served, or never will be. */
-  readonly #started = Promise.withResolvers<FuseServing | undefined>()
-  #finishing: Promise<void> | undefined
+  readonly #restore: Restore
+  readonly #options: MountOptions
+  readonly #life: Lifecycle<MountEnd>
+  #path: string
 
   /** @internal */
-  constructor(parts: MountParts) {
-    this.#parts = parts
-    this.path = parts.folder.path
-    this.ended = this.#ending.promise
-  }
-
-  /** @internal The descriptor is this mount's when this resolves, else the caller's. */
-  async start(): Promise<void> {
-    try {
-      const serving = await this.#begin()
-      void serving.died.then(error => this.#finish({ reason: 'failed', error }))
-      this.#started.resolve(serving)
-    } catch (error) {
-      this.#started.resolve(undefined)
-      throw error
-    }
-  }
-
-  async #begin(): Promise<FuseServing> {
-    const { restore, guard, options, fd } = this.#parts
-    const { readAheadBytes = 0 } = options
-    const writable = writableImages(restore, options)
-    const watched = await guard.watchMount(this.path)
-    try {
-      const source = `thaw:${restore.snapshot.id.slice(0, 12)}`
-      this.#device = await mountAt(this.path, { fd, source, isWritable: writable.length > 0, allowOther: allowsOther(options) })
-      const serving = await this.#serve({ kind: 'fuse', fd, look: lookOf(restore, options), writable, readAheadBytes })
-      this.#watched = watched
-      return serving
-    } catch (error) {
-      if (this.#device !== '') await detachAt(this.path, this.#device)
-      watched?.release()
-      throw error
-    }
-  }
-
-  #serve(spec: FuseSpec): Promise<FuseServing> {
-    const { restore } = this.#parts
-    const options: AttachOptions = {
+  constructor(restore: Restore, dir: string, options: MountOptions) {
+    this.#restore = restore
+    this.#options = options
+    this.#path = resolve(dir)
+    this.#life = new Lifecycle({
+      restore,
       kind: 'fuse',
-      path: this.path,
-      writable: spec.writable,
+      path: () => this.#path,
+      writable: writableImages(restore, options),
       flush: () => this.flush(),
-      onEvent: (event: FrontEndEvent) => this.#hear(event as FuseEvent),
-      close: () => this.close(),
-    }
-    return serveOnPager(restore, spec, options)
+    })
+    this.ended = this.#life.closed
+  }
+
+  /** The folder, absolute and without links. */
+  get path(): string {
+    return this.#path
+  }
+
+  /** @internal */
+  start(): Promise<void> {
+    return this.#life.start(() => this.#begin())
+  }
+
+  async #begin(): Promise<void> {
+    const life = this.#life
+    const { writable } = life
+    const guard = await life.guard()
+    const folder = await prepareFolder(this.#path)
+    this.#path = folder.path
+    life.own(() => removeMadeFolders(folder))
+    const watched = await guard.watchMount(this.#path)
+    life.own(() => watched.release())
+    let device: string | undefined
+    // Once the descriptor is closed: nobody serves it any more, and what is still there is dead.
+    life.own(() => (device === undefined ? undefined : detachAt(this.#path, device)))
+    const fuse = life.ownDescriptor(openFuseDevice())
+    const source = `thaw:${this.#restore.snapshot.id.slice(0, 12)}`
+    life.checkStarting()
+    const settings = { fd: fuse.fd, source, isWritable: writable.length > 0, allowOther: allowsOther(this.#options) }
+    device = await mountAt(this.#path, settings)
+    const { readAheadBytes = 0 } = this.#options
+    const spec: FuseSpec = { kind: 'fuse', fd: fuse.fd, look: lookOf(this.#restore, this.#options), writable, readAheadBytes }
+    await life.attach(spec, {
+      onEvent: event => this.#hear(event as FuseEvent),
+      onDied: error => {
+        // Whoever waits at the mount gets an error with that, `umount` too.
+        fuse.close()
+        void life.end({ reason: 'failed', error })
+      },
+    })
+    life.own(end => this.#takeOff(device, end))
+  }
+
+  /** While it is served: what was written and is not sent yet would be lost, and whoever wrote it is told by its next fsync, if it lives. */
+  async #takeOff(device: string, end: MountEnd | undefined): Promise<void> {
+    if (end?.reason === 'closed' && !(await unmountAt(this.#path, device))) await this.#flush().catch(() => undefined)
   }
 
   #hear(event: FuseEvent): void {
-    if (event.kind === 'opened') this.#emit({ kind: 'connected', pid: event.pid })
+    if (event.kind === 'opened') this.#life.emit({ kind: 'connected', pid: event.pid })
     else if (event.kind === 'unreadable') {
       const { image, page, code } = event
-      this.#emit({ kind: code === 'CORRUPT' ? 'corrupt' : 'unreadable', image, page, code })
-    } else if (event.kind === 'damaged') this.#emit(event)
-    else if (event.kind === 'unmounted') void this.#finish({ reason: 'unmounted' })
-    else void this.#finish({ reason: 'failed', error: new Error(event.reason) })
+      this.#life.emit({ kind: code === 'CORRUPT' ? 'corrupt' : 'unreadable', image, page, code })
+    } else if (event.kind === 'damaged') this.#life.emit(event)
+    else if (event.kind === 'unmounted') void this.#life.end({ reason: 'unmounted' })
+    else void this.#life.end({ reason: 'failed', error: new Error(event.reason) })
   }
 
   /**
@@ -180,73 +151,24 @@ export class Mount implements AsyncDisposable {
    * @throws NO_SPACE if there was no room for it: it is lost; UNAVAILABLE
    */
   async flush(): Promise<void> {
-    if (this.#finishing === undefined) await this.#flush()
+    if (this.#life.isServing) await this.#flush()
   }
 
   async #flush(): Promise<void> {
-    const { restore, options } = this.#parts
-    for (const name of writableImages(restore, options)) await flushFile(join(this.path, name))
+    for (const name of this.#life.writable) await flushFile(join(this.#path, name))
   }
 
   /**
    * Unmounts. Waits a moment for those who have files open; then their next access to what they do not have yet is an error. Idempotent, does not reject.
    */
   close(): Promise<void> {
-    return this.#finish({ reason: 'closed' })
+    return this.#life.close()
   }
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close()
   }
-
-  #finish(end: MountEnd): Promise<void> {
-    this.#finishing ??= this.#takeOff(end)
-    return this.#finishing
-  }
-
-  async #takeOff(end: MountEnd): Promise<void> {
-    const serving = await this.#started.promise
-    // Whoever wanted it took off what there was.
-    if (serving === undefined) return
-    const { folder, guard } = this.#parts
-    // What was written and cannot be sent is lost, and whoever wrote it is told by its next fsync, if it lives.
-    if (end.reason === 'closed' && !(await unmountAt(this.path, this.#device))) await this.#flush().catch(() => undefined)
-    await serving.end()
-    // Nobody serves it any more: what is still there is dead.
-    await detachAt(this.path, this.#device)
-    await removeMadeFolders(folder)
-    this.#watched?.release()
-    await guard.close()
-    this.#ending.resolve(end)
-    this.#emit({ kind: 'closed', reason: end.reason })
-  }
-
-  #emit(event: EventOfMount): void {
-    this.#parts.restore.emit({ frontEnd: 'fuse', path: this.path, ...event })
-  }
 }
-
-/** A mount that is being served. */
-interface FuseServing {
-  /** Settles with the reason if that ended by itself; nobody waits at the descriptor then. */
-  readonly died: Promise<Error>
-  /** Nothing is served any more when it resolves. Idempotent, does not reject. */
-  end(): Promise<void>
-}
-
-/** The descriptor is the caller's if this throws. @throws what `Restore.attach` throws */
-async function serveOnPager(restore: Restore, spec: FuseSpec, options: AttachOptions): Promise<FuseServing> {
-  const { detach, died } = await restore.attach(spec, options)
-  let isOpen = true
-  const close = (): void => {
-    if (isOpen) closeSync(spec.fd)
-    isOpen = false
-  }
-  void died.then(close)
-  return { died, end: () => detach().then(close) }
-}
-
-type EventOfMount = RestoreEvent extends infer Event ? (Event extends RestoreEvent ? Omit<Event, 'frontEnd' | 'path'> : never) : never
 
 function writableImages({ snapshot }: Restore, { writable = false }: MountOptions): readonly string[] {
   if (typeof writable !== 'boolean') return writable

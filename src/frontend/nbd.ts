@@ -4,18 +4,18 @@
  * Connections are served on the restore's pager (nbd/server.ts), which this thread cannot hold up. Those with TLS are served on this thread, as fast as it has time for them
  * (nbd/stream-server.ts).
  */
-import { closeSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
-import { type ErrorCode, fromErrno } from '../errors.ts'
-import type { FrontEndEvent } from '../pager.ts'
-import type { AttachOptions, Restore, RestoreEvent } from '../restore.ts'
+import { fromErrno } from '../errors.ts'
+import type { Restore } from '../restore.ts'
+import type { Descriptor } from '../util/descriptor.ts'
 import { loadNative, type Native } from '../util/native.ts'
+import { type Closed, Lifecycle } from './lifecycle.ts'
 import { listenAtAddress, type TcpAddress } from './nbd/listen.ts'
 import { STRING_BYTES_MAX } from './nbd/protocol.ts'
 import type { NbdEvent, NbdSpec } from './nbd/server.ts'
 import type { TlsFiles } from './nbd/stream-connection.ts'
 import { checkOwner, checkPath, checkWhole } from './options.ts'
-import { listenAt, removeSocketFile, type SocketFile } from './socket.ts'
+import { listenAt, removeSocketFile } from './socket.ts'
 
 export interface NbdOptions {
   /** Path of the Unix socket that is made. What a server that died has left there is replaced. Either this or `listen`. */
@@ -44,7 +44,12 @@ export interface NbdTlsOptions {
 }
 
 /** How it ended: `closed` by its caller or with its restore; `failed`: nothing is served any more. */
-export type NbdEnd = { readonly reason: 'closed' } | { readonly reason: 'failed'; readonly why: string }
+export type NbdEnd = Closed | Failed
+
+interface Failed {
+  readonly reason: 'failed'
+  readonly why: string
+}
 
 const CONNECTIONS_MAX_DEFAULT = 256
 const CONNECTIONS_MAX = 65_536
@@ -58,10 +63,8 @@ export async function serveNbd(restore: Restore, image: string, options: NbdOpti
   checkOptions(options)
   restore.image(image)
   const tls = options.tls && (await readTlsFiles(options.tls))
-  const native = await loadNative('serving NBD')
   const server = new NbdServer(restore, image, options)
-  if (tls !== undefined) await server.startHere(native, tls)
-  else await server.startOnPager(native)
+  await server.start(await loadNative('serving NBD'), tls)
   return server
 }
 
@@ -88,22 +91,20 @@ async function readTlsFiles({ certFile, keyFile, caFile }: NbdTlsOptions): Promi
 export class NbdServer implements AsyncDisposable {
   /** Resolves when nothing is served any more; never rejects. */
   readonly closed: Promise<NbdEnd>
-  readonly #restore: Restore
   readonly #image: string
   readonly #options: NbdOptions
-  readonly #ended = Promise.withResolvers<NbdEnd>()
-  readonly #undo: (() => void | Promise<void>)[] = []
+  readonly #life: Lifecycle<Failed>
   #address: TcpAddress | undefined
   #connections = 0
-  #finishing: Promise<void> | undefined
 
   /** @internal */
   constructor(restore: Restore, image: string, options: NbdOptions) {
-    this.#restore = restore
     this.#image = image
     this.#options = options
     this.#address = options.listen
-    this.closed = this.#ended.promise
+    const writable = options.writable === true ? [image] : []
+    this.#life = new Lifecycle({ restore, kind: 'nbd', path: () => options.socket ?? this.uri, image, writable })
+    this.closed = this.#life.closed
   }
 
   /** Where clients connect (https://github.com/NetworkBlockDevice/nbd/blob/master/doc/uri.md). */
@@ -123,7 +124,7 @@ export class NbdServer implements AsyncDisposable {
 
   /** Clients that are served now. */
   get connections(): number {
-    return this.#connections
+    return this.#life.isServing ? this.#connections : 0
   }
 
   get #exportName(): string {
@@ -136,115 +137,62 @@ export class NbdServer implements AsyncDisposable {
   }
 
   /** @internal */
-  async startOnPager(native: Native): Promise<void> {
-    await this.#startOrUndo(async () => {
-      const listenFd = await this.#listen(native)
-      this.#undo.push(() => closeSync(listenFd))
-      const isTcp = this.#options.listen !== undefined
-      const descriptors = new SharedArrayBuffer(this.#exported.connectionsMax * Int32Array.BYTES_PER_ELEMENT)
-      const spec: NbdSpec = { kind: 'nbd', listenFd, isTcp, descriptors, ...this.#exported }
-      const { detach, died } = await this.#restore.attach(spec, this.#attachOptions())
-      this.#undo.push(detach)
-      void died.then(error => {
-        // Nobody serves them any more: their clients are to hear of it.
-        for (const descriptor of new Int32Array(descriptors)) if (descriptor !== 0) closeSync(descriptor - 1)
-        return this.#finish({ reason: 'failed', why: error.message })
-      })
+  start(native: Native, tls: TlsFiles | undefined): Promise<void> {
+    return this.#life.start(async () => {
+      const listener = await this.#listen(native)
+      if (tls === undefined) await this.#serveOnPager(listener)
+      else await this.#serveHere(listener, tls)
     })
   }
 
-  /** @internal */
-  async startHere(native: Native, tls: TlsFiles): Promise<void> {
-    await this.#startOrUndo(async () => {
-      const { images, detach } = await this.#restore.attachHere(this.#attachOptions())
-      this.#undo.push(detach)
-      // With it comes node:tls, which nobody else pays for.
-      const { StreamServer } = await import('./nbd/stream-server.ts')
-      const server = new StreamServer({
-        ...this.#exported,
-        image: images.get(this.#image)!,
-        tls,
-        onEvent: event => this.#hear(event),
-      })
-      this.#undo.push(() => server.close())
-      await server.listen(await this.#listen(native))
+  async #serveOnPager(listener: Descriptor): Promise<void> {
+    const isTcp = this.#options.listen !== undefined
+    const spec: NbdSpec = { kind: 'nbd', listenFd: listener.fd, isTcp, ...this.#exported }
+    await this.#life.attach(spec, {
+      onEvent: event => this.#hear(event as NbdEvent),
+      onDied: ({ message }) => void this.#life.end({ reason: 'failed', why: message }),
     })
   }
 
-  async #startOrUndo(start: () => Promise<void>): Promise<void> {
-    try {
-      await start()
-    } catch (error) {
-      await this.#letGo()
-      throw error
-    }
+  async #serveHere(listener: Descriptor, tls: TlsFiles): Promise<void> {
+    const images = await this.#life.attachHere()
+    // With it comes node:tls, which nobody else pays for.
+    const { StreamServer } = await import('./nbd/stream-server.ts')
+    const server = new StreamServer({ ...this.#exported, image: images.get(this.#image)!, tls, onEvent: event => this.#hear(event) })
+    this.#life.own(() => server.close())
+    await server.listen(listener.release())
   }
 
-  /** @returns a descriptor that listens */
-  async #listen(native: Native): Promise<number> {
+  async #listen(native: Native): Promise<Descriptor> {
     const { socket, listen } = this.#options
     if (socket === undefined) {
       const { fd, address } = await listenAtAddress(native, listen!)
       this.#address = { host: listen!.host, port: address.port }
-      return fd
+      return this.#life.ownDescriptor(fd)
     }
-    const { fd, file }: { fd: number; file: SocketFile } = await listenAt(native, socket, this.#options)
-    this.#undo.push(() => removeSocketFile(file))
-    return fd
-  }
-
-  #attachOptions(): AttachOptions {
-    return {
-      kind: 'nbd',
-      path: this.#options.socket ?? this.uri,
-      image: this.#image,
-      writable: this.#options.writable === true ? [this.#image] : [],
-      onEvent: (event: FrontEndEvent) => this.#hear(event as NbdEvent),
-      close: () => this.close(),
-    }
+    const { fd, file } = await listenAt(native, socket, this.#options)
+    this.#life.own(() => removeSocketFile(file))
+    return this.#life.ownDescriptor(fd)
   }
 
   #hear(event: NbdEvent): void {
-    if (event.kind === 'unreadable') this.#hearOfUnreadable(event.page, event.code)
+    if (event.kind === 'unreadable') {
+      this.#life.emit({ kind: event.code === 'CORRUPT' ? 'corrupt' : 'unreadable', page: event.page, code: event.code })
+    } else if (event.kind === 'broken') void this.#life.end({ reason: 'failed', why: event.reason })
     else {
       this.#connections = event.connections
       if (event.kind === 'disconnected' && event.error !== undefined)
         process.emitWarning(`an NBD connection ended by a bug: ${event.error}`)
-      this.#emit({ kind: event.kind })
+      this.#life.emit({ kind: event.kind })
     }
-  }
-
-  #hearOfUnreadable(page: number, code: ErrorCode | undefined): void {
-    this.#emit({ kind: code === 'CORRUPT' ? 'corrupt' : 'unreadable', page, code })
-  }
-
-  #emit(event: NbdRestoreEvent): void {
-    this.#restore.emit({ frontEnd: 'nbd', path: this.#options.socket ?? this.uri, image: this.#image, ...event } as RestoreEvent)
   }
 
   /** Ends it: clients are cut off. Idempotent. */
   close(): Promise<void> {
-    return this.#finish({ reason: 'closed' })
-  }
-
-  #finish(end: NbdEnd): Promise<void> {
-    this.#finishing ??= this.#letGo().then(() => {
-      this.#connections = 0
-      this.#emit({ kind: 'closed', reason: end.reason })
-      this.#ended.resolve(end)
-    })
-    return this.#finishing
-  }
-
-  /** The last thing that was made goes first. */
-  async #letGo(): Promise<void> {
-    for (const undo of this.#undo.splice(0).reverse()) await undo()
+    return this.#life.close()
   }
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close()
   }
 }
-
-type DistributiveOmit<T, K extends PropertyKey> = T extends unknown ? Omit<T, K> : never
-type NbdRestoreEvent = DistributiveOmit<RestoreEvent, 'frontEnd' | 'path' | 'image'>

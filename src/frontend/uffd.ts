@@ -6,16 +6,16 @@
  *
  * The work is done on the pager's thread (uffd/server.ts). This half makes the socket, hands on what happens, and holds a descriptor of the VMM's process.
  */
-import { closeSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { ErrorCode } from '../errors.ts'
-import { type Guard, startGuard, type Watched } from '../guard.ts'
-import type { FrontEndEvent } from '../pager.ts'
-import type { AttachedFrontEnd, Restore, RestoreEvent } from '../restore.ts'
+import type { Guard } from '../guard.ts'
+import type { Restore } from '../restore.ts'
+import { Descriptor } from '../util/descriptor.ts'
 import { loadNative, type Native } from '../util/native.ts'
 import { hasEnded, killProcess } from '../util/pidfd.ts'
+import { Lifecycle } from './lifecycle.ts'
 import { checkOwner, checkPath, checkWhole } from './options.ts'
-import { type ListeningSocket, listenAt, removeSocketFile } from './socket.ts'
+import { listenAt, removeSocketFile } from './socket.ts'
 import type { UffdEvent, UffdSpec } from './uffd/spec.ts'
 import { largestZeroRuns } from './uffd/zero-runs.ts'
 
@@ -70,26 +70,9 @@ const LOOK_MS = 10
  */
 export async function serveUffd(restore: Restore, image: string, options: UffdOptions): Promise<UffdPager> {
   checkOptions(options)
-  const { socket, neighbours = NEIGHBOURS_DEFAULT, handshakeTimeoutMs = HANDSHAKE_TIMEOUT_MS } = options
-  const { starts, chunks } = restore.image(image).share()
-  const native = await loadNative('serving by userfaultfd')
-  const guard = await startGuard()
-  let listening: ListeningSocket | undefined
-  try {
-    listening = await listenAt(native, socket, options)
-    const { fd: listener, file } = listening
-    const zeroRuns = largestZeroRuns({ starts, chunks })
-    const pager = new UffdPager({ restore, image, native, guard, listening })
-    await pager.start({ kind: 'uffd', image, listener, file, handshakeTimeoutMs, neighbours, zeroRuns })
-    return pager
-  } catch (error) {
-    if (listening !== undefined) {
-      removeSocketFile(listening.file)
-      closeSync(listening.fd)
-    }
-    await guard.close()
-    throw error
-  }
+  const pager = new UffdPager(restore, image, options, await loadNative('serving by userfaultfd'))
+  await pager.start()
+  return pager
 }
 
 function checkOptions(options: UffdOptions): void {
@@ -100,21 +83,11 @@ function checkOptions(options: UffdOptions): void {
   checkWhole('handshakeTimeoutMs', handshakeTimeoutMs, 1, 2 ** 31 - 1)
 }
 
-interface UffdParts {
-  readonly restore: Restore
-  readonly image: string
-  readonly native: Native
-  readonly guard: Guard
-  readonly listening: ListeningSocket
-}
-
 interface ServedVmm {
   readonly pid: number
-  /** Ours. */
-  readonly pidfd: number
-  /** The pager's, as long as it lives. */
-  readonly held: readonly number[]
-  readonly watched: Promise<readonly Watched[]>
+  readonly pidfd: Descriptor
+  /** Open until the guard has it too. */
+  readonly userfaultfd: Descriptor
 }
 
 /** Made by `serveUffd`. */
@@ -123,145 +96,135 @@ export class UffdPager implements AsyncDisposable {
   readonly socket: string
   /** Resolves when nothing is served any more; never rejects. */
   readonly closed: Promise<UffdEnd>
-  readonly #parts: UffdParts
-  readonly #ended = Promise.withResolvers<UffdEnd>()
-  /** Settles when the VMM's process has ended. */
-  readonly #vmmEnded = Promise.withResolvers<void>()
-  #attached: AttachedFrontEnd | undefined
+  readonly #restore: Restore
+  readonly #options: UffdOptions
+  readonly #native: Native
+  readonly #life: Lifecycle<UffdEnd>
   #vmm: ServedVmm | undefined
   #unreadable: { readonly page: number; readonly code: ErrorCode | undefined } | undefined
   #killedWhy: string | undefined
-  #isListening = true
-  #isClosing = false
-  #finishing: Promise<void> | undefined
 
   /** @internal */
-  constructor(parts: UffdParts) {
-    this.#parts = parts
-    this.socket = parts.listening.file.path
-    this.closed = this.#ended.promise
+  constructor(restore: Restore, image: string, options: UffdOptions, native: Native) {
+    this.socket = options.socket
+    this.#restore = restore
+    this.#options = options
+    this.#native = native
+    this.#life = new Lifecycle({ restore, kind: 'uffd', path: () => options.socket, image, states: [image] })
+    this.closed = this.#life.closed
   }
 
   /** @internal */
-  async start(spec: UffdSpec): Promise<void> {
-    const { restore, image } = this.#parts
-    this.#attached = await restore.attach(spec, {
-      kind: 'uffd',
-      path: this.socket,
-      image,
-      states: [image],
-      onEvent: (event: FrontEndEvent) => this.#hear(event as UffdEvent),
-      close: () => this.close(),
+  start(): Promise<void> {
+    return this.#life.start(() => this.#begin())
+  }
+
+  async #begin(): Promise<void> {
+    const life = this.#life
+    const image = life.image!
+    const zeroRuns = largestZeroRuns(this.#restore.image(image).share())
+    const guard = await life.guard()
+    life.own(() => this.#letGoOfVmm())
+    const { fd, file } = await listenAt(this.#native, this.socket, this.#options)
+    life.own(() => removeSocketFile(file))
+    const listener = life.ownDescriptor(fd)
+    const { neighbours = NEIGHBOURS_DEFAULT, handshakeTimeoutMs = HANDSHAKE_TIMEOUT_MS } = this.#options
+    const spec: UffdSpec = { kind: 'uffd', image, listener: fd, file, handshakeTimeoutMs, neighbours, zeroRuns }
+    await life.attach(spec, {
+      onEvent: event => {
+        // The pager has removed its file already.
+        if (event.kind === 'vmm') listener.close()
+        this.#hear(event as UffdEvent, guard)
+      },
+      onDied: error => this.#onDied(error),
     })
-    void this.#attached.died.then(error => this.#onPagerDied(error))
+    // Its pager has its userfaultfd open until then: the kernel would give it zeros.
+    life.own(() => this.#endVmm())
   }
 
-  #hear(event: UffdEvent): void {
+  #hear(event: UffdEvent, guard: Guard): void {
+    const life = this.#life
     switch (event.kind) {
       case 'refused':
-        this.#emit({ kind: 'refused', pid: event.pid, reason: event.killed ? `${event.reason}; it was killed` : event.reason })
+        life.emit({ kind: 'refused', pid: event.pid, reason: event.killed ? `${event.reason}; it was killed` : event.reason })
         break
       case 'vmm':
-        this.#connected(event)
+        this.#vmm = { pid: event.pid, pidfd: new Descriptor(event.pidfd), userfaultfd: new Descriptor(event.userfaultfd) }
+        void this.#guardVmm(guard, this.#vmm)
+        life.emit({ kind: 'connected', pid: event.pid })
         break
       case 'unreadable':
         this.#unreadable = { page: event.page, code: event.code }
-        this.#emit({ kind: event.code === 'CORRUPT' ? 'corrupt' : 'unreadable', page: event.page, code: event.code })
+        life.emit({ kind: event.code === 'CORRUPT' ? 'corrupt' : 'unreadable', page: event.page, code: event.code })
         break
       case 'killed':
-        this.#killedWhy = event.reason
-        this.#emit({ kind: 'killed', pid: event.pid, reason: event.reason })
+        this.#killed(event.pid, event.reason)
         break
       case 'exited':
-        this.#emit({ kind: 'disconnected', pid: event.pid })
-        this.#vmmEnded.resolve()
-        void this.#finish(this.#endOf(event.pid))
+        life.emit({ kind: 'disconnected', pid: event.pid })
+        void life.end(this.#endOf(event.pid))
         break
       case 'broken':
-        void this.#finish({ reason: 'closed', why: event.reason })
+        void life.end({ reason: 'closed', why: event.reason })
     }
   }
 
-  #connected({ pid, pidfd, userfaultfd, held }: Extract<UffdEvent, { kind: 'vmm' }>): void {
-    this.#stopListening()
-    const { guard } = this.#parts
-    const watched = Promise.all([guard.watchProcess(pidfd, pid), guard.holdOpen(userfaultfd)])
-      .catch((error: unknown) => {
-        process.emitWarning(`VMM ${pid} is not guarded: should this process be killed, it hangs (${String(error)})`)
-        return []
-      })
-      .finally(() => closeSync(userfaultfd))
-    this.#vmm = { pid, pidfd, held, watched }
-    this.#emit({ kind: 'connected', pid })
+  /** Does not reject. */
+  async #guardVmm(guard: Guard, { pid, pidfd, userfaultfd }: ServedVmm): Promise<void> {
+    try {
+      await Promise.all([guard.watchProcess(pidfd.fd, pid), guard.holdOpen(userfaultfd.fd)])
+      userfaultfd.close()
+    } catch (error) {
+      if (!this.#life.isServing) return
+      process.emitWarning(`VMM ${pid} is not guarded: should this process be killed, it hangs (${String(error)})`)
+    }
+  }
+
+  #killed(pid: number, why: string): void {
+    this.#killedWhy = why
+    this.#life.emit({ kind: 'killed', pid, reason: why })
   }
 
   #endOf(pid: number): UffdEnd {
-    if (this.#isClosing) return { reason: 'closed' }
     if (this.#killedWhy === undefined) return { reason: 'vmm-exit', pid }
     return { reason: 'killed', pid, why: this.#killedWhy, ...this.#unreadable }
   }
 
-  /** Nobody serves the VMM any more. It is killed, and its userfaultfd stays open until it has ended: it would read zeros before. */
-  async #onPagerDied(error: Error): Promise<void> {
-    const vmm = this.#vmm
-    if (vmm === undefined || this.#finishing !== undefined) {
-      await this.#finish({ reason: 'closed', why: `its pager failed: ${error.message}` })
-      return
+  /** Nobody serves the VMM any more: it is killed. */
+  #onDied(error: Error): void {
+    const why = `its pager failed: ${error.message}`
+    if (this.#vmm === undefined || !this.#life.isServing) void this.#life.end({ reason: 'closed', why })
+    else {
+      const { pid } = this.#vmm
+      if (this.#killedWhy === undefined) this.#killed(pid, why)
+      void this.#life.end(this.#endOf(pid))
     }
-    this.#killedWhy ??= `its pager failed: ${error.message}`
-    this.#kill(vmm)
-    this.#emit({ kind: 'killed', pid: vmm.pid, reason: this.#killedWhy })
-    for (let waitedMs = 0; waitedMs < END_TIMEOUT_MS && !hasEnded(this.#parts.native, vmm.pidfd); waitedMs += LOOK_MS) await sleep(LOOK_MS)
-    if (hasEnded(this.#parts.native, vmm.pidfd)) for (const fd of vmm.held) closeSync(fd)
-    await this.#finish(this.#endOf(vmm.pid))
+  }
+
+  /** Kills the VMM if it lives, and waits for its end. */
+  async #endVmm(): Promise<void> {
+    if (this.#vmm === undefined) return
+    const { fd } = this.#vmm.pidfd
+    killProcess(this.#native, fd)
+    for (let waitedMs = 0; waitedMs < END_TIMEOUT_MS && !hasEnded(this.#native, fd); waitedMs += LOOK_MS) await sleep(LOOK_MS)
+  }
+
+  /** It may have come when this was closed already. */
+  async #letGoOfVmm(): Promise<void> {
+    try {
+      await this.#endVmm()
+    } finally {
+      this.#vmm?.pidfd.close()
+      this.#vmm?.userfaultfd.close()
+    }
   }
 
   /** Ends it. A VMM that lives is killed: it could only hang. Resolves when it is gone. Idempotent. */
-  async close(): Promise<void> {
-    if (this.#vmm !== undefined && this.#finishing === undefined) {
-      this.#isClosing = true
-      this.#kill(this.#vmm)
-      const controller = new AbortController()
-      await Promise.race([this.#vmmEnded.promise, sleep(END_TIMEOUT_MS, undefined, controller).catch(() => undefined)])
-      controller.abort()
-    }
-    await this.#finish({ reason: 'closed' })
-  }
-
-  #kill({ pidfd }: ServedVmm): void {
-    killProcess(this.#parts.native, pidfd)
-  }
-
-  #finish(end: UffdEnd): Promise<void> {
-    this.#finishing ??= this.#letGo(end)
-    return this.#finishing
-  }
-
-  async #letGo(end: UffdEnd): Promise<void> {
-    await this.#attached?.detach()
-    this.#stopListening()
-    for (const watched of (await this.#vmm?.watched) ?? []) watched.release()
-    if (this.#vmm !== undefined) closeSync(this.#vmm.pidfd)
-    await this.#parts.guard.close()
-    this.#emit({ kind: 'closed', reason: end.reason })
-    this.#ended.resolve(end)
-  }
-
-  #stopListening(): void {
-    if (!this.#isListening) return
-    this.#isListening = false
-    removeSocketFile(this.#parts.listening.file)
-    closeSync(this.#parts.listening.fd)
-  }
-
-  #emit(event: DistributiveOmit<RestoreEvent, 'frontEnd' | 'path' | 'image'>): void {
-    const { restore, image } = this.#parts
-    restore.emit({ frontEnd: 'uffd', path: this.socket, image, ...event } as RestoreEvent)
+  close(): Promise<void> {
+    return this.#life.close()
   }
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close()
   }
 }
-
-type DistributiveOmit<T, K extends PropertyKey> = T extends unknown ? Omit<T, K> : never

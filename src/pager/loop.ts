@@ -24,7 +24,6 @@ export interface PolledSource {
 export const SPIN_MICROSECONDS_DEFAULT = 50
 
 /** Of <sys/epoll.h>. */
-const EPOLL_CLOEXEC = 0o2000000
 const EPOLL_ADD = 1
 const EPOLL_DELETE = 2
 const EPOLL_MODIFY = 3
@@ -56,6 +55,8 @@ interface Timer {
 
 export interface LoopOptions {
   readonly native: Native
+  /** What it waits at; stays the caller's. */
+  readonly epollFd: number
   readonly source: PolledSource
   /** How long to spin after something happened; 0: never. */
   readonly spinMicroseconds?: number | undefined
@@ -80,12 +81,11 @@ export class Loop implements PagerLoop {
   #hot: Entry | undefined
   #isRunning = false
 
-  constructor({ native, source, spinMicroseconds = SPIN_MICROSECONDS_DEFAULT }: LoopOptions) {
+  constructor({ native, epollFd, source, spinMicroseconds = SPIN_MICROSECONDS_DEFAULT }: LoopOptions) {
     this.#native = native
     this.#source = source
     this.#spinMs = spinMicroseconds / 1000
-    this.#epoll = native.epollCreate(EPOLL_CLOEXEC)
-    assert(this.#epoll >= 0, `epoll_create1: errno ${native.errno()}`)
+    this.#epoll = epollFd
   }
 
   watch(fd: number, watched: Watched): void {
@@ -128,7 +128,6 @@ export class Loop implements PagerLoop {
       if (didSomething || this.#spin()) continue
       this.#rest()
     }
-    this.#native.close(this.#epoll)
   }
 
   stop(): void {

@@ -1,17 +1,20 @@
 /**
- * A pager's thread: its loop, the line to the engine, the restores it serves, and what main tells it. Main posts a message and rings an eventfd, which the loop waits for like
+ * A pager's thread: its loop, the line to the engine, the restores it serves, and what main asks of it. Main posts a message and rings an eventfd, which the loop waits for like
  * for any other descriptor: the thread has no event loop of Node's own while it serves.
  *
- * Whatever is thrown here ends the thread, and with it everything it serves: main sees that, and closes the descriptors and kills the guests.
+ * Every request of main's is answered, and none ends the thread: one that fails is answered with why. What a front end throws ends that front end alone. Anything else that is
+ * thrown here ends the thread with all it serves: main sees that, closes the descriptors and kills the guests.
  */
 import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads'
 import { Arena } from '../arena.ts'
-import type { FrontEnd, FrontEndContext, FrontEndSpec, PagedImage, Watched } from '../pager.ts'
+import { ThawError } from '../errors.ts'
+import type { FrontEnd, FrontEndContext, FrontEndSpec, PagedImage, PagerLoop, Watched } from '../pager.ts'
 import { silenceEventFd } from '../util/eventfd.ts'
 import { failureOf } from '../util/failure.ts'
 import type { Native } from '../util/native.ts'
 import { Loop } from './loop.ts'
-import type { FromPager, PagerInput, ToPager } from './messages.ts'
+import type { FromPager, PagerInput, PagerRequest, ToPager } from './messages.ts'
+import { OpenDescriptors } from './open-descriptors.ts'
 import { LiveImage } from './served-image.ts'
 import { ImageSurroundings } from './surroundings.ts'
 import { LineWants } from './wants.ts'
@@ -31,28 +34,30 @@ export class PagerThread {
   readonly #starters: Starters
   readonly #wants: LineWants
   readonly #loop: Loop
+  readonly #descriptors: OpenDescriptors
   readonly #around: ImageSurroundings
   readonly #restores = new Map<number, ServedRestore>()
   readonly #frontEnds = new Map<number, FrontEnd>()
 
-  constructor(native: Native, port: MessagePort, starters: Starters, { arena, line, bellFd, spinMicroseconds }: PagerInput) {
+  constructor(native: Native, port: MessagePort, starters: Starters, input: PagerInput) {
+    const { arena, line, epollFd, bellFd, spinMicroseconds } = input
     this.#native = native
     this.#port = port
     this.#starters = starters
     this.#wants = new LineWants(new Arena(arena), line)
-    this.#loop = new Loop({ native, source: this.#wants, spinMicroseconds })
+    this.#loop = new Loop({ native, epollFd, source: this.#wants, spinMicroseconds })
     this.#wants.attach(this.#loop)
+    this.#descriptors = new OpenDescriptors(input.descriptors, fd => native.close(fd))
     this.#around = new ImageSurroundings(this.#wants, native, callback => void this.#loop.after(0, callback))
     this.#loop.watch(
       bellFd,
       bell(bellFd, () => this.#hear()),
     )
     // It is rung by the engine, whose answers the loop looks at in every turn.
-    if (line.bellFd !== undefined)
-      this.#loop.watch(
-        line.bellFd,
-        bell(line.bellFd, () => undefined),
-      )
+    this.#loop.watch(
+      line.bellFd!,
+      bell(line.bellFd!, () => undefined),
+    )
   }
 
   /** Serves until main says stop. */
@@ -63,58 +68,63 @@ export class PagerThread {
 
   #hear(): void {
     for (let received = receiveMessageOnPort(this.#port); received !== undefined; received = receiveMessageOnPort(this.#port)) {
-      const message: ToPager = received.message
-      if (!('call' in message)) this.#obey(message)
-      else this.#answer(message.call, message)
+      this.#answer(received.message)
     }
   }
 
-  #answer(call: number, message: ToPager): void {
+  #answer({ number, request }: ToPager): void {
     try {
-      this.#obey(message)
-      this.#post({ kind: 'done', call })
+      this.#obey(request)
+      this.#post({ kind: 'done', number })
     } catch (error) {
-      this.#post({ kind: 'failed', call, failure: failureOf(error) })
+      this.#post({ kind: 'failed', number, failure: failureOf(error) })
     }
   }
 
-  #obey(message: ToPager): void {
-    switch (message.kind) {
-      case 'restore':
-        this.#restores.set(message.restore, { images: new Map(), deadlineMs: message.deadlineMs, frontEnds: new Set() })
-        for (const image of message.images) this.#addImage(message.restore, image)
-        return
-      case 'image':
-        this.#addImage(message.restore, message.image)
-        return
-      case 'frontEnd':
-        this.#start(message.restore, message.frontEnd, message.spec)
-        return
+  #obey(request: PagerRequest): void {
+    switch (request.kind) {
+      case 'openRestore':
+        this.#open(request.restore, request.deadlineMs, request.images)
+        break
+      case 'setImage':
+        setImage(this.#restore(request.restore), request.image, this.#around)
+        break
+      case 'startFrontEnd':
+        this.#start(request.restore, request.frontEnd, request.spec)
+        break
       case 'endFrontEnd':
-        this.#end(message.frontEnd)
-        return
-      case 'endRestore':
-        for (const frontEnd of this.#restores.get(message.restore)?.frontEnds ?? []) this.#end(frontEnd)
-        this.#restores.delete(message.restore)
-        return
+        this.#end(request.frontEnd)
+        break
+      case 'endRestore': {
+        const { frontEnds } = this.#restore(request.restore)
+        this.#restores.delete(request.restore)
+        this.#endAll(frontEnds)
+        break
+      }
       case 'stop':
-        for (const frontEnd of this.#frontEnds.keys()) this.#end(frontEnd)
         this.#loop.stop()
+        this.#endAll(this.#frontEnds.keys())
     }
   }
 
-  #addImage(restore: number, image: PagedImage): void {
-    const { images, deadlineMs } = this.#restores.get(restore)!
-    const there = images.get(image.name)
-    if (there === undefined) images.set(image.name, new LiveImage(image, this.#around, deadlineMs))
-    else there.setOverlay(image.overlay)
+  #open(restore: number, deadlineMs: number, images: readonly PagedImage[]): void {
+    const served: ServedRestore = { images: new Map(), deadlineMs, frontEnds: new Set() }
+    for (const image of images) setImage(served, image, this.#around)
+    this.#restores.set(restore, served)
+  }
+
+  #restore(number: number): ServedRestore {
+    const restore = this.#restores.get(number)
+    if (restore === undefined) throw new ThawError('CLOSED', 'the pager does not serve that restore any more')
+    return restore
   }
 
   #start(restore: number, frontEnd: number, spec: FrontEndSpec): void {
-    const { images, frontEnds } = this.#restores.get(restore)!
+    const { images, frontEnds } = this.#restore(restore)
     const context: FrontEndContext = {
       native: this.#native,
-      loop: this.#loop,
+      descriptors: this.#descriptors,
+      loop: this.#loopOf(frontEnd),
       images,
       emit: event => this.#post({ kind: 'event', frontEnd, event }),
     }
@@ -122,15 +132,53 @@ export class PagerThread {
     frontEnds.add(frontEnd)
   }
 
-  #end(frontEnd: number): void {
-    this.#frontEnds.get(frontEnd)?.close()
-    this.#frontEnds.delete(frontEnd)
-    for (const { frontEnds } of this.#restores.values()) frontEnds.delete(frontEnd)
+  /** A timer of a front end that throws is that front end's end. What is watched has its own `onBroken`. */
+  #loopOf(frontEnd: number): PagerLoop {
+    const loop = this.#loop
+    return {
+      watch: (fd, watched) => loop.watch(fd, watched),
+      rewatch: (fd, interest) => loop.rewatch(fd, interest),
+      unwatch: fd => loop.unwatch(fd),
+      after: (ms, callback) =>
+        loop.after(ms, () => {
+          try {
+            callback()
+          } catch (error) {
+            this.#frontEnds.get(frontEnd)?.onBroken(error)
+          }
+        }),
+    }
+  }
+
+  #end(number: number): void {
+    const frontEnd = this.#frontEnds.get(number)
+    this.#frontEnds.delete(number)
+    for (const { frontEnds } of this.#restores.values()) frontEnds.delete(number)
+    frontEnd?.close()
+  }
+
+  /** One that fails keeps no other. */
+  #endAll(numbers: Iterable<number>): void {
+    const failures: unknown[] = []
+    for (const number of [...numbers]) {
+      try {
+        this.#end(number)
+      } catch (error) {
+        failures.push(error)
+      }
+    }
+    if (failures.length > 0) throw failures[0]
   }
 
   #post(message: FromPager): void {
     this.#port.postMessage(message)
   }
+}
+
+function setImage({ images, deadlineMs }: ServedRestore, image: PagedImage, around: ImageSurroundings): void {
+  const there = images.get(image.name)
+  if (there === undefined) images.set(image.name, new LiveImage(image, around, deadlineMs))
+  else there.setOverlay(image.overlay)
 }
 
 function bell(fd: number, onRung: () => void): Watched {

@@ -68,8 +68,10 @@ beforeEach(() => {
     after: () => () => undefined,
   }
   const look = { uid: 0, gid: 0, readOnlyMode: 0o444, writableMode: 0o644, timeMs: 0 }
-  const context = { native: unused, loop, images: new Map([['memory', memory]]), emit: (event: FrontEndEvent) => events.push(event) }
-  startFuse(context, { kind: 'fuse', fd: 3, look, writable: [], readAheadBytes: 0 }, transport)
+  const images = new Map([['memory', memory]])
+  const descriptors = { own: (fd: number) => fd, close: () => undefined }
+  const emit = (event: FrontEndEvent): void => void events.push(event)
+  startFuse({ native: unused, descriptors, loop, images, emit }, { kind: 'fuse', fd: 3, look, writable: [], readAheadBytes: 0 }, transport)
 })
 
 it('takes a bounded amount a turn', () => {

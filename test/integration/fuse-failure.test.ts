@@ -6,8 +6,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { mount } from '../../src/frontend/fuse.ts'
-import { PagerHandle } from '../../src/pager/threads.ts'
-import type { PagedImage } from '../../src/pager.ts'
+import { PagerHandle } from '../../src/pager/handle.ts'
 import { codeOfAsync } from '../code-of.ts'
 import { randomImage } from '../small-store.ts'
 import { isMounted, python, Served, start, told, until } from './fuse-mounted.ts'
@@ -190,7 +189,7 @@ describe('a pager that dies', () => {
     const path = join(mounted.path, 'memory')
     const programs = [python(READ_FAR, path, FAR), python(MAP_FAR, path, FAR)]
     await Promise.all(programs.map(({ said }) => said('reads')))
-    for (const pager of pagers) kill(pager)
+    for (const pager of pagers) await pager.terminate()
     expect(await mounted.ended).toMatchObject({ reason: 'failed' })
     const [reader, mapper] = await Promise.all(programs.map(({ ended }) => ended))
     expect(reader!.stdout.toString()).toMatch(/reads\n(EIO|ENOTCONN|ECONNABORTED)/)
@@ -200,7 +199,7 @@ describe('a pager that dies', () => {
   })
 
   it('before it has a mount leaves none, and closes nothing twice', async () => {
-    heldPagers(kill)
+    heldPagers(pager => void pager.terminate())
     const restore = await served.restore()
     const dir = served.folder()
     expect(await codeOfAsync(() => mount(restore, dir))).toBe('CLOSED')
@@ -280,11 +279,6 @@ describe('a server', () => {
     expect(stdout.toString()).toContain('closed')
   })
 })
-
-/** Ends a pager's thread by a bug: of that restore it knows nothing. */
-function kill(pager: PagerHandle): void {
-  pager.setImage(-1, { name: 'memory' } as PagedImage)
-}
 
 /** The pagers that front ends are given from now on. */
 function heldPagers(before: (pager: PagerHandle) => void = () => undefined): PagerHandle[] {

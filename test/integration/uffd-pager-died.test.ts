@@ -7,7 +7,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, it } from 'vitest'
 import { serveUffd } from '../../src/frontend/uffd.ts'
-import type { AttachOptions, Restore } from '../../src/restore.ts'
+import type { FrontEndHooks } from '../../src/pager/handle.ts'
+import type { Restore } from '../../src/restore.ts'
 import { loadNative } from '../../src/util/native.ts'
 
 it('kills the VMM', async () => {
@@ -15,24 +16,27 @@ it('kills the VMM', async () => {
   const native = await loadNative('this test')
   const vmm = spawn('sleep', ['60'])
   try {
-    const died = Promise.withResolvers<Error>()
-    const attached = Promise.withResolvers<AttachOptions>()
+    const attached = Promise.withResolvers<FrontEndHooks>()
     const kinds: string[] = []
-    const restore = {
-      image: () => ({ share: () => ({ starts: new Uint32Array([0, 1]), chunks: new Int32Array([0]) }) }),
-      attach: async (_: unknown, options: AttachOptions) => {
-        attached.resolve(options)
-        return { died: died.promise, detach: async () => undefined }
+    const serving = {
+      join: () => () => undefined,
+      attach: async (_frontEnd: unknown, _spec: unknown, hooks: FrontEndHooks) => {
+        attached.resolve(hooks)
+        return { end: async () => undefined }
       },
+    }
+    const restore = {
+      serving,
+      image: () => ({ share: () => ({ starts: new Uint32Array([0, 1]), chunks: new Int32Array([0]) }) }),
       emit: ({ kind }: { readonly kind: string }) => kinds.push(kind),
     } as unknown as Restore
     const pager = await serveUffd(restore, 'memory', { socket: join(dir, 's') })
-    const held = openSync('/dev/null', 'r')
+    const hooks = await attached.promise
     const own = { pidfd: native.pidfdOpen(vmm.pid!, 0), userfaultfd: openSync('/dev/null', 'r') }
-    const event = { kind: 'vmm', pid: vmm.pid, ...own, held: [held] }
-    ;(await attached.promise).onEvent(event)
+    const event = { kind: 'vmm', pid: vmm.pid, ...own }
+    hooks.onEvent(event)
     const exited = once(vmm, 'exit')
-    died.resolve(new Error('a bug'))
+    hooks.onDied(new Error('a bug'))
     expect(await exited).toEqual([null, 'SIGKILL'])
     expect(await pager.closed).toMatchObject({ reason: 'killed', pid: vmm.pid })
     expect(kinds).toEqual(['connected', 'killed', 'closed'])

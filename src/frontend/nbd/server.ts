@@ -4,8 +4,9 @@
  * At most `connectionsMax` at a time. One more is closed at once, unless another has not finished its handshake: then the one that has been at it for longest gives way, so that
  * clients who only connect cannot keep out those who mean it. A handshake has HANDSHAKE_MS.
  */
+import assert from 'node:assert/strict'
 import type { ErrorCode } from '../../errors.ts'
-import type { FrontEnd, FrontEndContext, FrontEndSpec, PagerLoop, ServedImage, Watched } from '../../pager.ts'
+import type { FrontEnd, FrontEndContext, FrontEndSpec, OwnedDescriptors, PagerLoop, ServedImage, Watched } from '../../pager.ts'
 import { ERRNO, type Native } from '../../util/native.ts'
 import type { ExportTerms } from './option-replies.ts'
 import { SocketConnection } from './socket-connection.ts'
@@ -21,15 +22,14 @@ export interface NbdSpec extends FrontEndSpec {
   readonly listenFd: number
   readonly isTcp: boolean
   readonly connectionsMax: number
-  /** i32 for each of so many connections: its descriptor + 1, or 0. Should the pager die, main closes them: a client would wait for ever. */
-  readonly descriptors: SharedArrayBuffer
 }
 
-/** `connections`: clients whose handshake has ended well. `error`: a bug ended this one. */
+/** `connections`: clients whose handshake has ended well. `error`: a bug ended this one. `broken`: a bug, nobody is served any more. */
 export type NbdEvent =
   | { readonly kind: 'connected'; readonly connections: number }
   | { readonly kind: 'disconnected'; readonly connections: number; readonly error?: string }
   | { readonly kind: 'unreadable'; readonly page: number; readonly code: ErrorCode | undefined }
+  | { readonly kind: 'broken'; readonly reason: string }
 
 export const HANDSHAKE_MS = 10_000
 
@@ -51,18 +51,18 @@ const AGAIN_MS = 100
 /** A client may ask again and again for what cannot be had: main hears of it so often. */
 export const UNREADABLE_INTERVAL_MS = 1000
 
-export function startNbd({ native, loop, images, emit }: FrontEndContext, spec: NbdSpec): FrontEnd {
-  return new NbdListener(native, loop, images.get(spec.image)!, spec, emit)
+export function startNbd(context: FrontEndContext, spec: NbdSpec): FrontEnd {
+  return new NbdListener(context, spec)
 }
 
 class NbdListener implements FrontEnd, Watched {
   readonly #native: Native
   readonly #loop: PagerLoop
+  readonly #descriptors: OwnedDescriptors
   readonly #image: ServedImage
   readonly #spec: NbdSpec
   readonly #terms: ExportTerms
   readonly #emit: (event: NbdEvent) => void
-  readonly #descriptors: Int32Array
   readonly #connections = new Set<SocketConnection>()
   /** Those in their handshake, the oldest first, with the time by which it has to have ended. */
   readonly #haggling = new Map<SocketConnection, number>()
@@ -71,13 +71,15 @@ class NbdListener implements FrontEnd, Watched {
   #unreadableAt = Number.NEGATIVE_INFINITY
   #isClosed = false
 
-  constructor(native: Native, loop: PagerLoop, image: ServedImage, spec: NbdSpec, emit: (event: NbdEvent) => void) {
+  constructor({ native, loop, descriptors, images, emit }: FrontEndContext, spec: NbdSpec) {
+    const image = images.get(spec.image)
+    assert(image !== undefined)
     this.#native = native
     this.#loop = loop
+    this.#descriptors = descriptors
     this.#image = image
     this.#spec = spec
     this.#emit = emit
-    this.#descriptors = new Int32Array(spec.descriptors)
     this.#terms = { name: Buffer.from(spec.exportName), sizeBytes: image.sizeBytes, isWritable: spec.isWritable && image.isWritable }
     loop.watch(spec.listenFd, this)
   }
@@ -86,13 +88,14 @@ class NbdListener implements FrontEnd, Watched {
     for (let accepted = 0; accepted < ACCEPTS_A_TURN; accepted++) {
       const fd = this.#isClosed ? -1 : this.#native.accept(this.#spec.listenFd, SOCK_NONBLOCK | SOCK_CLOEXEC)
       if (fd < 0) return this.#onNobody() || accepted > 0
-      this.#admit(fd)
+      this.#admit(this.#descriptors.own(fd))
     }
     return true
   }
 
   onBroken(error: unknown): void {
-    throw error
+    this.close()
+    this.#emit({ kind: 'broken', reason: error instanceof Error ? String(error.stack) : String(error) })
   }
 
   close(): void {
@@ -116,7 +119,7 @@ class NbdListener implements FrontEnd, Watched {
   #admit(fd: number): void {
     const [oldest] = this.#haggling.keys()
     if (this.#connections.size >= this.#spec.connectionsMax) oldest?.close()
-    if (this.#connections.size >= this.#spec.connectionsMax) this.#native.close(fd)
+    if (this.#connections.size >= this.#spec.connectionsMax) this.#descriptors.close(fd)
     else this.#open(fd)
   }
 
@@ -128,13 +131,13 @@ class NbdListener implements FrontEnd, Watched {
       loop: this.#loop,
       image: this.#image,
       terms: this.#terms,
+      descriptors: this.#descriptors,
       fd,
       isTcp,
       onAgreed: () => this.#onAgreed(connection),
       onUnreadable: (page, code) => this.#onUnreadable(page, code),
-      onClosing: error => this.#onClosing(connection, fd, error),
+      onClosing: error => this.#onClosing(connection, error),
     })
-    this.#descriptors[this.#descriptors.indexOf(0)] = fd + 1
     this.#connections.add(connection)
     this.#haggling.set(connection, performance.now() + HANDSHAKE_MS)
     this.#stopTimer ??= this.#loop.after(HANDSHAKE_MS, this.#closeSlow)
@@ -182,8 +185,7 @@ class NbdListener implements FrontEnd, Watched {
     this.#emit({ kind: 'unreadable', page, code })
   }
 
-  #onClosing(connection: SocketConnection, fd: number, error: unknown): void {
-    this.#descriptors[this.#descriptors.indexOf(fd + 1)] = 0
+  #onClosing(connection: SocketConnection, error: unknown): void {
     this.#connections.delete(connection)
     const wasAgreed = !this.#haggling.delete(connection)
     if (this.#isClosed || (!wasAgreed && error === undefined)) return

@@ -1,7 +1,7 @@
 /** One client on a socket of a pager: takes what arrives, gives it to the session, and watches the socket for what is needed next. */
 import assert from 'node:assert/strict'
 import type { ErrorCode } from '../../errors.ts'
-import type { PagerLoop, Watched } from '../../pager.ts'
+import type { OwnedDescriptors, PagerLoop, Watched } from '../../pager.ts'
 import { ERRNO, type Native } from '../../util/native.ts'
 import { SHORT_BYTES_MAX } from './handshake.ts'
 import { Session, type SessionOptions } from './session.ts'
@@ -20,7 +20,8 @@ const NOTHING: Buffer = Buffer.alloc(0)
 export interface SocketConnectionOptions extends Pick<SessionOptions, 'image' | 'terms'> {
   readonly native: Native
   readonly loop: PagerLoop
-  /** Non-blocking. Closed by the connection. */
+  readonly descriptors: OwnedDescriptors
+  /** Non-blocking, one of `descriptors`. Closed by the connection. */
   readonly fd: number
   readonly isTcp: boolean
   /** The handshake ended well. */
@@ -108,7 +109,7 @@ export class SocketConnection implements Watched, TurnGiver {
     this.#wire.drop()
     this.#options.loop.unwatch(this.#fd)
     this.#options.onClosing(error)
-    this.#native.close(this.#fd)
+    this.#options.descriptors.close(this.#fd)
   }
 
   /** Sends what a turn left to be sent, and watches for what comes next. */

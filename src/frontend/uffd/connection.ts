@@ -14,13 +14,14 @@ import type { TakenVmm } from './vmm.ts'
 
 export interface ConnectionOptions {
   readonly context: FrontEndContext
+  /** The descriptors of both are of `context.descriptors`, and the connection's. */
   readonly socket: number
   readonly peer: PeerProcess
   readonly imagePages: number
   readonly timeoutMs: number
   /** Why nobody can be taken; undefined if somebody can. */
   objection(): string | undefined
-  /** The handshake is complete; the descriptors are the callee's. */
+  /** The handshake is complete; the descriptors, of `context.descriptors`, are the callee's. */
   onTaken(taken: TakenVmm): void
   onRefused(reason: string, killed: boolean): void
 }
@@ -82,7 +83,7 @@ export class Connection implements Watched {
   #takeDescriptors(header: Buffer): void {
     if ((this.#message.flags & MSG_CTRUNC) !== 0) this.#lostDescriptors = true
     for (const fd of this.#message.descriptors(header)) {
-      if (this.#descriptor < 0) this.#descriptor = fd
+      if (this.#descriptor < 0) this.#descriptor = this.#options.context.descriptors.own(fd)
       else this.#native.close(fd)
     }
   }
@@ -141,9 +142,7 @@ export class Connection implements Watched {
     context.loop.unwatch(socket)
     const killed = this.#lostDescriptors || (this.#descriptor >= 0 && mayBeUserfaultfd(this.#descriptor))
     if (killed) this.#tryKill()
-    if (this.#descriptor >= 0) this.#native.close(this.#descriptor)
-    this.#native.close(socket)
-    this.#native.close(peer.pidfd)
+    for (const fd of [this.#descriptor, socket, peer.pidfd]) if (fd >= 0) context.descriptors.close(fd)
     onRefused(reason, killed)
   }
 

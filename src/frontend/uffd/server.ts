@@ -62,15 +62,19 @@ class UffdServer implements FrontEnd, Watched {
 
   /** @returns whether somebody was there */
   #accept(): boolean {
-    const { native } = this.#context
+    const { native, descriptors } = this.#context
     const socket = native.accept(this.#spec.listener, ACCEPT_FLAGS)
     if (socket < 0) {
       if (native.errno() === EMFILE || native.errno() === ENFILE) this.#pauseFor(PAUSE_MS)
       return false
     }
+    descriptors.own(socket)
     const peer = this.#peerOf(socket)
-    if (peer === undefined) native.close(socket)
-    else this.#hear(socket, peer)
+    if (peer === undefined) descriptors.close(socket)
+    else {
+      descriptors.own(peer.pidfd)
+      this.#hear(socket, peer)
+    }
     return true
   }
 
@@ -106,21 +110,23 @@ class UffdServer implements FrontEnd, Watched {
   }
 
   #take(taken: TakenVmm): void {
-    const { pid } = taken.peer
+    const { pid, pidfd } = taken.peer
+    const forMain: number[] = []
     try {
-      const pidfd = this.#forMain(taken.peer.pidfd)
-      const userfaultfd = this.#forMain(taken.userfaultfd)
+      for (const fd of [pidfd, taken.userfaultfd]) forMain.push(this.#duplicate(fd))
       this.#vmm = new Vmm(this.#context, this.#spec, this.#image, taken, event => this.#emit(event))
-      this.#emit({ kind: 'vmm', pid, pidfd, userfaultfd, held: [taken.userfaultfd, taken.socket, taken.peer.pidfd] })
     } catch (error) {
+      for (const fd of forMain) this.#context.native.close(fd)
       this.#drop(taken)
       this.#emit({ kind: 'refused', pid, reason: `it cannot be watched: ${String(error)}`, killed: true })
       return
     }
+    // First, because main closes the listener when it hears of the VMM.
     this.#endListening()
+    this.#emit({ kind: 'vmm', pid, pidfd: forMain[0]!, userfaultfd: forMain[1]! })
   }
 
-  #forMain(fd: number): number {
+  #duplicate(fd: number): number {
     const own = this.#context.native.fcntl(fd, F_DUPFD_CLOEXEC, 0)
     if (own < 0) throw systemError(this.#context.native, 'fcntl')
     return own
@@ -128,11 +134,11 @@ class UffdServer implements FrontEnd, Watched {
 
   /** It has handed its userfaultfd over, and would wait for ever. */
   #drop({ peer, socket, userfaultfd }: TakenVmm): void {
-    const { native, loop } = this.#context
+    const { native, loop, descriptors } = this.#context
     killProcess(native, peer.pidfd)
     for (const fd of [userfaultfd, socket, peer.pidfd]) {
       loop.unwatch(fd)
-      native.close(fd)
+      descriptors.close(fd)
     }
   }
 

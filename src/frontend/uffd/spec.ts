@@ -7,7 +7,7 @@ import type { SocketFile } from '../socket.ts'
 export interface UffdSpec extends FrontEndSpec {
   readonly kind: 'uffd'
   readonly image: string
-  /** A listening socket, non-blocking. Main's to close, once the pager has said `vmm` or has let go of the front end. */
+  /** A listening socket, non-blocking. Main's to close, once the pager has said `vmm` (it does not use it any more) or has let go of the front end. */
   readonly listener: number
   /** The socket's file, which goes away when the VMM has come. */
   readonly file: SocketFile
@@ -33,8 +33,6 @@ export type UffdEvent =
       readonly pidfd: number
       /** Main's own, to close, for the guard to hold: the kernel gives zeros for missing pages once nobody has it open. */
       readonly userfaultfd: number
-      /** The pager's, which it closes after `exited`; for main if the pager dies. */
-      readonly held: readonly number[]
     })
   | /** A page could not be had; `killed` follows. */ (FrontEndEvent & {
       readonly kind: 'unreadable'

@@ -144,7 +144,7 @@ export class Vmm implements Watched {
     this.#state = 'gone'
     this.#context.loop.unwatch(this.#taken.peer.pidfd)
     const { userfaultfd, socket, peer } = this.#taken
-    for (const fd of [userfaultfd, socket, peer.pidfd]) this.#context.native.close(fd)
+    for (const fd of [userfaultfd, socket, peer.pidfd]) this.#context.descriptors.close(fd)
   }
 
   /** Ends it. A VMM that lives is killed: it would wait for ever for the next page that it has not got. Idempotent. */
