@@ -39,10 +39,12 @@ export async function writeIndex(files: CacheFiles, catalog: Catalog, check?: ()
 function* framesOf(catalog: Catalog): Generator<Uint8Array> {
   const frame = Buffer.alloc(FRAME_BYTES)
   let entries = 0
-  for (const [id, blocks] of catalog.oldestFirst()) {
+  const add = (id: Uint8Array, blocks: number): void => {
     const at = HEAD_BYTES + entries * ENTRY_BYTES
-    frame.write(id, at, 'hex')
+    frame.set(id, at)
     frame.writeUInt32LE(blocks, at + ID_BYTES)
+  }
+  for (const _ of catalog.oldestFirst(add)) {
     if (++entries < FRAME_ENTRIES) continue
     yield sealed(frame, entries)
     entries = 0
@@ -81,7 +83,7 @@ function addFrame(frame: Buffer, catalog: Catalog): number {
   if (entries > FRAME_ENTRIES || frame.length < hashAt + HASH_BYTES) return 0
   if (!hash('sha256', frame.subarray(0, hashAt), 'buffer').equals(frame.subarray(hashAt, hashAt + HASH_BYTES))) return 0
   for (let at = HEAD_BYTES; at < hashAt; at += ENTRY_BYTES) {
-    catalog.add(frame.toString('hex', at, at + ID_BYTES), frame.readUInt32LE(at + ID_BYTES) * BLOCK_BYTES)
+    catalog.add(frame.subarray(at, at + ID_BYTES), frame.readUInt32LE(at + ID_BYTES) * BLOCK_BYTES)
   }
   return entries
 }

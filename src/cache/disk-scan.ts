@@ -35,8 +35,8 @@ export async function reconcile(
   { check, entryBytesMax = Number.POSITIVE_INFINITY }: LookOptions,
 ): Promise<void> {
   const now = Date.now()
-  /** Files that nobody knew, by age: see `ageClass`. */
-  const found: (readonly [id: string, sizeBytes: number])[][] = []
+  /** Rows of files that nobody knew, by age: see `ageClass`. */
+  const found: number[][] = []
   catalog.beginLook()
   await forEachFolder(files, async (names, folder) => {
     for (const slice of slicesOf(names)) {
@@ -47,15 +47,15 @@ export async function reconcile(
         if (stats.size > entryBytesMax) return await files.remove(files.entryPath(id))
         const age = ageClass(now - stats.mtimeMs)
         found[age] ??= []
-        found[age].push([id, stats.size])
+        found[age].push(catalog.add(id, stats.size))
       })
       await pause(check)
     }
     catalog.dropUnseen(Number.parseInt(folder, 16))
   })
-  for (const entries of found.reverse()) {
-    for (const slice of slicesOf(entries ?? [])) {
-      for (const [id, sizeBytes] of slice) if (!catalog.has(id)) catalog.add(id, sizeBytes)
+  for (const rows of found.reverse()) {
+    for (const slice of slicesOf(rows ?? [])) {
+      for (const row of slice) catalog.touchRow(row)
       await pause(check)
     }
   }
