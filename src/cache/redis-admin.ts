@@ -1,6 +1,7 @@
 /** Looking after one node: what it says of its memory, and removing all that is thaw's from it. Asked directly, past the breaker, because a person asks. */
 import { isThawError, type ThawError } from '../errors.ts'
-import { asThawError, Call, type CallLimits, codeOf, notConnected, type RedisNode } from './redis-node.ts'
+import { asThawError, notConnected } from './redis-errors.ts'
+import { Call, type CallLimits, type RedisNode } from './redis-node.ts'
 
 /** Before every key. */
 export const KEY_PREFIX = 'thaw:'
@@ -28,7 +29,7 @@ export async function reportOf(node: RedisNode, limits: CallLimits, signal: Abor
   const { name, connection } = node
   try {
     if (!connection.isReady) await ask(node, 'connect', limits, signal, () => connection.attempted)
-    if (!connection.isReady) return { name, down: denied(node) ?? notConnected(name, connection.lastError) }
+    if (!connection.isReady) return { name, down: notConnected(name, connection.lastError) }
     const { redis } = connection
     const [memory, keys] = await ask(node, 'describe itself', limits, signal, () => Promise.all([redis.info('memory'), redis.dbsize()]))
     return { name, figures: { keys, ...memoryFigures(memory) } }
@@ -66,10 +67,6 @@ async function ask<T>(
   } catch (error) {
     throw call.isGivenUp ? error : asThawError(error, `L2 node ${name} could not ${what}`)
   }
-}
-
-function denied({ name, connection: { lastError } }: RedisNode): ThawError | undefined {
-  return lastError !== undefined && codeOf(lastError) === 'DENIED' ? asThawError(lastError, `L2 node ${name} refuses us`) : undefined
 }
 
 function memoryFigures(text: string): Pick<NodeFigures, 'usedBytes' | 'maxBytes' | 'policy'> {

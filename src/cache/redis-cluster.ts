@@ -9,7 +9,8 @@
 import type { Cluster, Redis, RedisOptions } from 'ioredis'
 import { Breaker } from '../util/breaker.ts'
 import type { Clock } from '../util/clock.ts'
-import { connectionOptions, type Ioredis, RedisConnection, retryPauseMs, Sockets } from './redis-connection.ts'
+import { backoffMs } from '../util/retry.ts'
+import { connectionOptions, type Ioredis, RedisConnection, Sockets } from './redis-connection.ts'
 import { type CallLimits, RedisNode } from './redis-node.ts'
 import type { Servers } from './redis-target.ts'
 import type { RedisAddress } from './redis-url.ts'
@@ -38,7 +39,7 @@ export function connectCluster(
       retryDelayOnFailover: 0,
       retryDelayOnClusterDown: 0,
       slotsRefreshTimeout: SLOTS_TIMEOUT_MS,
-      clusterRetryStrategy: attempt => retryPauseMs(attempt, clock),
+      clusterRetryStrategy: attempt => backoffMs(attempt, clock),
       // As they are announced, so that certificates fit: the socket looks names up.
       dnsLookup: (address, found) => found(null, address),
     },
@@ -113,13 +114,14 @@ class ClusterServers implements Servers {
     const name = nameOf(redis)
     const breaker = this.#breakers.get(name) ?? new Breaker({ clock: this.#clock })
     this.#breakers.set(name, breaker)
-    this.#nodes.set(name, new RedisNode(new RedisConnection(redis, name, this.#clock), breaker))
+    this.#nodes.set(name, new RedisNode(new RedisConnection(redis, name, this.#clock, 'cluster'), breaker))
     // ioredis sends ASKING without looking at what comes of it: on a connection that is lost that would be an unhandled rejection.
     const asking = redis.asking.bind(redis)
     redis.asking = () => asking().catch((): 'OK' => 'OK')
     // It reads the table of slots on copies of this connection.
     const duplicate = redis.duplicate.bind(redis)
-    const supervised = (override?: Partial<RedisOptions>): Redis => new RedisConnection(duplicate(override), name, this.#clock).redis
+    const supervised = (override?: Partial<RedisOptions>): Redis =>
+      new RedisConnection(duplicate(override), name, this.#clock, 'cluster').redis
     Object.defineProperty(redis, 'duplicate', { value: supervised })
     // ioredis would connect at the first command and refuse those that come while it connects.
     redis.connect().catch(() => undefined)

@@ -1,6 +1,6 @@
 /**
- * One ioredis connection under supervision: errors are kept instead of thrown at the process, a handshake that hangs is broken off, and replies that cannot be
- * right end the connection before they are parsed. Connecting again is ioredis' affair (redis-server.ts) or its cluster's (redis-cluster.ts).
+ * One ioredis connection under supervision: errors are kept instead of thrown at the process, a handshake that hangs is broken off, a server whose answer to the
+ * handshake is not the one that was asked for is not used, and replies that cannot be right end the connection before they are parsed. Connecting again is ioredis' affair (redis-server.ts) or its cluster's (redis-cluster.ts).
  *
  * Sockets come from a connector of our own, because ioredis' keeps a socket for two seconds after it was told to disconnect, and because a cluster makes
  * connections that nobody else sees: all sockets of a cache can be destroyed when it closes. ioredis' own timers (the pause before it connects again, the limit
@@ -9,8 +9,9 @@
 import { once } from 'node:events'
 import { connect as connectTcp, isIP, type Socket } from 'node:net'
 import { connect as connectTls } from 'node:tls'
-import type { ClusterOptions, Redis, RedisOptions } from 'ioredis'
+import type { ClusterOptions, Command, Redis, RedisOptions } from 'ioredis'
 import type { Clock } from '../util/clock.ts'
+import { misfitOf, refusalOf } from './redis-errors.ts'
 import { ReplyGuard } from './redis-replies.ts'
 import type { RedisAddress } from './redis-url.ts'
 
@@ -20,8 +21,6 @@ export type Ioredis = Pick<typeof import('ioredis'), 'AbstractConnector' | 'Clus
 export type CommonOptions = Omit<NonNullable<ClusterOptions['redisOptions']>, 'replyMapping'>
 
 const CONNECT_TIMEOUT_MS = 1_000
-const RETRY_FIRST_MS = 50
-const RETRY_MAX_MS = 2_000
 
 export function connectionOptions(address: RedisAddress, ca: string | undefined, sockets: Sockets): CommonOptions {
   return {
@@ -38,11 +37,6 @@ export function connectionOptions(address: RedisAddress, ca: string | undefined,
     protocol: 2,
     disableClientInfo: true,
   }
-}
-
-/** Half of the pause is random, so that the hosts of a fleet do not come back together. */
-export function retryPauseMs(attempt: number, clock: Clock): number {
-  return Math.min(RETRY_FIRST_MS * 2 ** (attempt - 1), RETRY_MAX_MS) * (0.5 + clock.random() / 2)
 }
 
 /** The sockets of one cache. */
@@ -94,27 +88,38 @@ export class Sockets {
   }
 }
 
+/** `independent`: it has all keys that it is asked for, and takes writes. */
+export type NodeRole = 'independent' | 'cluster'
+
 export class RedisConnection {
   readonly name: string
   readonly redis: Redis
   readonly #clock: Clock
+  readonly #role: NodeRole
   readonly #attempted = Promise.withResolvers<void>()
   #callOff: (() => void) | undefined
   #lastError: Error | undefined
+  /** The connection is ending because of `#lastError`: what else goes wrong follows from that. */
+  #isRefused = false
 
-  constructor(redis: Redis, name: string, clock: Clock) {
+  constructor(redis: Redis, name: string, clock: Clock, role: NodeRole) {
     this.name = name
     this.redis = redis
     this.#clock = clock
+    this.#role = role
+    this.#superviseHandshake()
     redis.on('error', (error: Error) => {
-      this.#lastError = error
+      if (!this.#isRefused) this.#lastError = error
     })
     redis.on('connect', () => this.#onConnect())
     redis.on('ready', () => {
       this.#lastError = undefined
       this.#settle()
     })
-    redis.on('close', () => this.#settle())
+    redis.on('close', () => {
+      this.#isRefused = false
+      this.#settle()
+    })
     redis.on('end', () => this.#settle())
   }
 
@@ -150,6 +155,34 @@ export class RedisConnection {
       this.drop()
     })
     this.#guardReplies()
+  }
+
+  /** Looks at the replies to what ioredis sends before it calls a connection ready. */
+  #superviseHandshake(): void {
+    const { redis } = this
+    const send = redis.sendCommand.bind(redis)
+    redis.sendCommand = (command: Command, stream) => {
+      if (redis.status === 'connect' && ['auth', 'select', 'info'].includes(command.name)) this.#supervise(command)
+      return send(command, stream)
+    }
+  }
+
+  #supervise(command: Command): void {
+    const { name, resolve, reject } = command
+    command.reject = error => reject(error.name === 'ReplyError' ? this.#refuse(refusalOf(name, error)) : error)
+    if (name !== 'info' || this.#role === 'cluster') return
+    command.resolve = reply => {
+      const misfit = misfitOf(String(reply))
+      if (misfit === undefined) resolve(reply)
+      else reject(this.#refuse(misfit))
+    }
+  }
+
+  #refuse(refusal: Error): Error {
+    this.#isRefused = true
+    this.#lastError = refusal
+    this.drop()
+    return refusal
   }
 
   #guardReplies(): void {

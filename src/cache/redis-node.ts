@@ -4,11 +4,12 @@
  * The breaker is for a server that is connected and bad (slow, hung, refusing). One that is not connected costs nothing to ask, so it is asked the moment it is
  * back. When the breaker opens, the connection is made anew: whatever state the old one was in is gone with it, and so are the puts it held.
  */
-import { type ErrorCode, ThawError } from '../errors.ts'
+import { ThawError } from '../errors.ts'
 import type { Breaker, Pass } from '../util/breaker.ts'
 import type { Clock } from '../util/clock.ts'
 import { Deadline } from '../util/deadline.ts'
 import type { RedisConnection } from './redis-connection.ts'
+import { asThawError, notConnected } from './redis-errors.ts'
 
 export interface CallLimits {
   readonly clock: Clock
@@ -86,33 +87,4 @@ export class RedisNode {
     else if (this.#breaker.failed(pass)) this.connection.drop()
     return failure
   }
-}
-
-export function notConnected(name: string, error: Error | undefined): ThawError {
-  const why = error === undefined ? '' : `: ${textOf(error)}`
-  return new ThawError('UNAVAILABLE', `L2 node ${name} is not connected${why}`, { tier: 'l2', ...causeOf(error) })
-}
-
-/** What a server or ioredis said, as the error of this cache. */
-export function asThawError(error: unknown, what: string): ThawError {
-  if (error instanceof ThawError) return error
-  return new ThawError(codeOf(error), `${what}: ${textOf(error)}`, { tier: 'l2', ...causeOf(error) })
-}
-
-export function codeOf(error: unknown): ErrorCode {
-  const text = textOf(error)
-  if (/^OOM\b/.test(text)) return 'NO_SPACE'
-  return /^(?:NOAUTH|WRONGPASS|NOPERM)\b|invalid password/.test(text) ? 'DENIED' : 'UNAVAILABLE'
-}
-
-/** Node's error of several addresses has no message. */
-export function textOf(error: unknown): string {
-  if (!(error instanceof Error)) return String(error)
-  if (error.message !== '') return error.message
-  return 'code' in error ? String(error.code) : error.name
-}
-
-/** The text alone: ioredis' errors carry the command's arguments, among them the password and half a megabyte of value. */
-function causeOf(error: unknown): ErrorOptions {
-  return error === undefined ? {} : { cause: new Error(textOf(error)) }
 }

@@ -1,6 +1,7 @@
 /** One server by itself: the whole of mode `standalone`, one of the nodes of mode `shards`. ioredis connects again for as long as it takes. */
 import { Breaker } from '../util/breaker.ts'
-import { connectionOptions, type Ioredis, RedisConnection, retryPauseMs, Sockets } from './redis-connection.ts'
+import { backoffMs } from '../util/retry.ts'
+import { connectionOptions, type Ioredis, RedisConnection, Sockets } from './redis-connection.ts'
 import { type CallLimits, RedisNode } from './redis-node.ts'
 import type { Servers } from './redis-target.ts'
 import type { RedisAddress } from './redis-url.ts'
@@ -13,9 +14,9 @@ export function connectServer(ioredis: Ioredis, address: RedisAddress, ca: strin
     port: address.port,
     // What cannot be sent now fails now.
     enableOfflineQueue: false,
-    retryStrategy: attempt => retryPauseMs(attempt, clock),
+    retryStrategy: attempt => backoffMs(attempt, clock),
   })
-  const node = new RedisNode(new RedisConnection(redis, address.name, clock), new Breaker({ clock }))
+  const node = new RedisNode(new RedisConnection(redis, address.name, clock, 'independent'), new Breaker({ clock }))
   return {
     name: address.name,
     commander: redis,

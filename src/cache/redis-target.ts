@@ -6,7 +6,8 @@
  */
 import type { RedisCommander } from 'ioredis'
 import { clearNode, type NodeReport, reportOf } from './redis-admin.ts'
-import { Call, type CallLimits, notConnected, type RedisNode } from './redis-node.ts'
+import { notConnected } from './redis-errors.ts'
+import { Call, type CallLimits, type RedisNode } from './redis-node.ts'
 
 /** What is connected: a server, or the nodes of a cluster. */
 export interface Servers {

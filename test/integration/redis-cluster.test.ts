@@ -32,6 +32,11 @@ async function spread(): Promise<Entry[]> {
 }
 
 describe('a cluster', () => {
+  it('has nodes that are not used as servers by themselves', async () => {
+    await using single = await openRedisCache({ urls: [servers[0]!.url], timeoutMs: 200 })
+    expect(await single.describe()).toMatchObject({ state: 'down', remark: expect.stringMatching(/^UNSUPPORTED.*mode cluster/) })
+  })
+
   it('loses the share of a node that dies, the others go on, and it takes it up again', async () => {
     const values = await spread()
     await servers[1]!.kill()

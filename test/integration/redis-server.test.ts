@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest'
 import { openRedisCache, type RedisCacheOptions } from '../../src/cache/redis.ts'
 import type { SealedCache } from '../../src/cache.ts'
 import { type RedisServer, startRedis, until } from '../servers/redis.ts'
@@ -147,13 +147,57 @@ describe('credentials', () => {
     const { state, remark } = await cache.describe()
     expect({ state, remark }).toEqual({ state: 'down', remark: expect.stringMatching(/^DENIED/) })
     expect(remark).not.toContain('not-this-one')
-    expect(await outcome(cache, entry())).toBe('UNAVAILABLE')
+    expect(await outcome(cache, entry())).toBe('DENIED')
+  })
+
+  it.each([':secret@', 'somebody:secret@'])('that nobody asked for (%j): the cache is not used, and nothing is printed', async given => {
+    const warned = vi.spyOn(console, 'warn')
+    opened.push({ [Symbol.asyncDispose]: async () => warned.mockRestore() })
+    const cache = await open(`redis://${given}127.0.0.1:${server.port}`)
+    expect(await cache.describe()).toMatchObject({ state: 'down', remark: expect.stringMatching(/^DENIED/) })
+    expect(await outcome(cache, entry())).toBe('DENIED')
+    expect(warned).not.toHaveBeenCalled()
   })
 
   it('include a CA: TLS works with the right one, and not at all with another', async () => {
     const own = await ownServer({ tls: true })
     await filled(await open(own.url, { caFile: own.caFile }), 1, 528_384)
     expect(await outcome(await open(own.url), entry())).toBe('UNAVAILABLE')
+  })
+})
+
+describe('a server that answers the handshake, and not as it should, is not used, and says why:', () => {
+  it('one without that database', async () => {
+    const cache = await open(`redis://127.0.0.1:${server.port}/99`)
+    const value = entry()
+    expect(await cache.put(value.id, value.sealed)).toBe(false)
+    expect(await cache.describe()).toMatchObject({ state: 'down', remark: expect.stringMatching(/^UNSUPPORTED.*database/) })
+    expect(await outcome(cache, value)).toBe('UNSUPPORTED')
+    expect(await server.command('exists', `thaw:${value.id}`)).toBe('0\n')
+  })
+
+  it('one whose user may not ask', async () => {
+    const own = await ownServer()
+    await own.command('acl', 'setuser', 'guest', 'on', '>secret', '~*', '+get', '+set')
+    const warned = vi.spyOn(console, 'warn')
+    opened.push({ [Symbol.asyncDispose]: async () => warned.mockRestore() })
+    const cache = await open(`redis://guest:secret@127.0.0.1:${own.port}`)
+    expect(await cache.describe()).toMatchObject({ state: 'down', remark: expect.stringMatching(/^DENIED.*INFO/) })
+    expect(warned).not.toHaveBeenCalled()
+  })
+
+  it('a replica, also one that became it, until it is a primary again', async () => {
+    const own = await ownServer()
+    const cache = await open(own.url)
+    const [value] = await filled(cache, 1)
+    await own.command('replicaof', '127.0.0.1', `${server.port}`)
+    await until(async () => {
+      await cache.put(value!.id, value!.sealed)
+      return /^UNSUPPORTED.*replica/.test((await cache.describe()).remark ?? '')
+    })
+    expect(await outcome(cache, value!)).toBe('UNSUPPORTED')
+    await own.command('replicaof', 'no', 'one')
+    await untilServing(cache)
   })
 })
 
