@@ -1,17 +1,24 @@
 /**
- * The longest step of this thread's event loop while something is done, in milliseconds. A step is a
- * turn of the loop, with all that its promises do.
- *
- * @param now default: processor time of this thread, so that what others do to the machine does not
- *   count; the kernel may bring it up to date only every 4 ms
+ * The longest step of this thread's event loop while something is done, in milliseconds of processor
+ * time, so that what others do to the machine does not count. A step is a turn of the loop, with all
+ * that its promises do.
  */
-export async function longestStep(work: () => Promise<unknown>, now: () => number = threadMs): Promise<number> {
+import koffi from 'koffi'
+
+/** <time.h> */
+const CLOCK_THREAD_CPUTIME_ID = 3
+
+const time = koffi.load('libc.so.6').func('int clock_gettime(int clock, void* time)')
+/** Seconds and nanoseconds. */
+const timespec = new BigInt64Array(2)
+
+export async function longestStep(work: () => Promise<unknown>): Promise<number> {
   let longest = 0
-  let last = now()
+  let last = threadMs()
   const look = (): void => {
-    const at = now()
-    longest = Math.max(longest, at - last)
-    last = at
+    const now = threadMs()
+    longest = Math.max(longest, now - last)
+    last = now
   }
   const onTurn = (): void => {
     look()
@@ -27,7 +34,8 @@ export async function longestStep(work: () => Promise<unknown>, now: () => numbe
   return longest
 }
 
+/** Node's own `threadCpuUsage` may be 4 ms old. */
 function threadMs(): number {
-  const { user, system } = process.threadCpuUsage()
-  return (user + system) / 1000
+  time(CLOCK_THREAD_CPUTIME_ID, timespec)
+  return Number(timespec[0]) * 1000 + Number(timespec[1]) / 1e6
 }

@@ -1,7 +1,7 @@
 /**
  * Nothing long on the engine's thread: what opening, sharing and closing large snapshots takes of it at
- * a time. The aim is 2 ms (bench/read.ts, section open, has the figures); the bound here is one that a
- * busy machine and the collector keep, and that work in one go does not.
+ * a time. The aim is 2 ms (bench/read.ts, section open, has the figures); the bound here is one that
+ * the collector and code that is not compiled yet keep, and that work in one go does not.
  */
 import { randomFillSync } from 'node:crypto'
 import { afterAll, beforeAll, expect, it } from 'vitest'
@@ -12,7 +12,7 @@ import { memoryStore } from '../../src/testing.ts'
 import { longestStep } from '../longest-step.ts'
 import { ROOT } from './marked-store.ts'
 
-const STEP_MS_MAX = 20
+const STEP_MS_MAX = 10
 /** 30 GiB. */
 const CHUNKS = 61_440
 const RESTORES = 200
@@ -50,14 +50,14 @@ it('opens a snapshot of 30 GiB, and lends it to 200 restores', async () => {
   expect(await longestStep(releasing)).toBeLessThan(STEP_MS_MAX)
 })
 
-it('opens and closes many at a time, a million chunks in all', async () => {
-  const tables = Array.from({ length: 16 }, () => randomColumns(CHUNKS))
+it('opens and closes many at a time, half a million chunks in all', async () => {
+  const tables = Array.from({ length: 4 }, () => randomColumns(CHUNKS))
   let held: HeldSnapshot[] = []
   const holding = async (): Promise<void> => {
     held = await Promise.all(tables.map(columns => store.hold(columns, ROOT)))
   }
   expect(await longestStep(holding)).toBeLessThan(STEP_MS_MAX)
-  const others = Array.from({ length: 4 }, () => randomColumns(4 * CHUNKS))
+  const others = [randomColumns(4 * CHUNKS)]
   const again = async (): Promise<void> => {
     for (const one of held) one.release()
     await Promise.all(others.map(columns => store.hold(columns, ROOT)))
