@@ -97,15 +97,22 @@ export class Fill {
 
   /** Whether there is room for all that is being written. */
   async #makeRoom(owner: Ownership): Promise<boolean> {
-    const { whole } = owner
-    if (whole === undefined) {
-      const limit = await this.#guestRoom.limit(owner.guestBytes, owner.guestBytesMax)
-      return owner.guestBytes + this.#puttingBytes <= limit
+    if (owner.whole === undefined) {
+      if (await this.#hasGuestRoom(owner)) return true
+      // Whoever has just opened the folder may be about to know what it holds.
+      await owner.looked
     }
+    const { whole } = owner
+    if (whole === undefined) return await this.#hasGuestRoom(owner)
     const limit = await this.#room.limit(whole.bytes, this.#bound.bytes)
     if (this.#puttingBytes > limit) return false
     await this.#evictTo(whole, limit, EVICTED_MAX)
     return whole.bytes + this.#puttingBytes <= limit
+  }
+
+  async #hasGuestRoom({ guestBytes, guestBytesMax }: Ownership): Promise<boolean> {
+    const limit = await this.#guestRoom.limit(guestBytes, guestBytesMax)
+    return guestBytes + this.#puttingBytes <= limit
   }
 
   async #evictTo(catalog: Catalog, limitBytes: number, entriesMax: number): Promise<void> {

@@ -59,6 +59,7 @@ export class Ownership {
   #failure: string | undefined
   readonly #claimed = Promise.withResolvers<void>()
   #turning: Promise<void> = Promise.resolve()
+  #looked: Promise<void> = Promise.resolve()
   #callOff: (() => void) | undefined
 
   constructor({ files, bound, clock, check, trim }: OwnershipOptions) {
@@ -109,7 +110,13 @@ export class Ownership {
   /** Takes the first turn, after which the cache is owner or guest. Never rejects. */
   start(): Promise<void> {
     this.#turning = this.#turn()
+    this.#looked = this.#turning
     return this.#turning
+  }
+
+  /** Settles when the first turn is over. */
+  get looked(): Promise<void> {
+    return this.#looked
   }
 
   /** The process that owns the folder. */

@@ -138,6 +138,13 @@ describe('the bound', () => {
     expect(await bytesIn(path)).toBe(64 * BLOCK)
   })
 
+  it('is there for what is put before the folder was looked at, too', async () => {
+    const cache = await openDiskCache({ path, sizeBytes: 64 * BLOCK, clock })
+    opened.push(cache)
+    await fill(cache, range(0, 70))
+    expect(await bytesIn(path)).toBe(64 * BLOCK)
+  })
+
   it('refuses what there is no room for beside what is being written', async () => {
     const cache = await open({ sizeBytes: 2 ** 30 })
     const puts = await Promise.all(range(0, 100).map(id => cache.put(idOf(id), Buffer.alloc(10))))
