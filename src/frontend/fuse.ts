@@ -75,6 +75,8 @@ export class Mount implements AsyncDisposable {
   readonly #options: MountOptions
   readonly #life: Lifecycle<MountEnd>
   #path: string
+  /** When somebody took it off. */
+  #wasInUse = false
 
   /** @internal */
   constructor(restore: Restore, dir: string, options: MountOptions) {
@@ -131,9 +133,14 @@ export class Mount implements AsyncDisposable {
     life.own(end => this.#takeOff(device, end))
   }
 
-  /** While it is served: what was written and is not sent yet would be lost, and whoever wrote it is told by its next fsync, if it lives. */
+  /** While it is served. What is written and not sent then is lost, and its writers need not hear of it. */
   async #takeOff(device: string, end: MountEnd | undefined): Promise<void> {
-    if (end?.reason === 'closed' && !(await unmountAt(this.#path, device))) await this.#flush().catch(() => undefined)
+    if (end === undefined) return
+    if (end.reason === 'closed') {
+      if (await unmountAt(this.#path, device)) return
+      await this.#flush().catch(() => undefined)
+    }
+    if (end.reason !== 'unmounted' || this.#wasInUse) this.#life.damage()
   }
 
   #hear(event: FuseEvent): void {
@@ -142,8 +149,10 @@ export class Mount implements AsyncDisposable {
       const { image, page, code } = event
       this.#life.emit({ kind: code === 'CORRUPT' ? 'corrupt' : 'unreadable', image, page, code })
     } else if (event.kind === 'damaged') this.#life.emit(event)
-    else if (event.kind === 'unmounted') void this.#life.end({ reason: 'unmounted' })
-    else void this.#life.end({ reason: 'failed', error: new Error(event.reason) })
+    else if (event.kind === 'unmounted') {
+      this.#wasInUse = event.inUse
+      void this.#life.end({ reason: 'unmounted' })
+    } else void this.#life.end({ reason: 'failed', error: new Error(event.reason) })
   }
 
   /**
@@ -152,6 +161,8 @@ export class Mount implements AsyncDisposable {
    */
   async flush(): Promise<void> {
     if (this.#life.isServing) await this.#flush()
+    // By the end of that it has arrived or is lost.
+    else if (this.#life.isClosing) await this.#life.close()
   }
 
   async #flush(): Promise<void> {

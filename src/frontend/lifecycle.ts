@@ -4,6 +4,7 @@
  * What it makes it registers here with what undoes it. All of that is undone once, the last first: when the start fails, when it is closed, when its pager dies. The start and the end
  * never overlap: an end that comes during the start has that fail, and then undoes what there is.
  */
+import { pageCount } from '../chunk.ts'
 import { ThawError } from '../errors.ts'
 import { type Guard, type GuardEvent, startGuard } from '../guard.ts'
 import type { FrontEndHooks } from '../pager/handle.ts'
@@ -74,6 +75,19 @@ export class Lifecycle<Other extends { readonly reason: string }> implements Res
 
   get isServing(): boolean {
     return this.#state === 'serving'
+  }
+
+  get isClosing(): boolean {
+    return this.#state === 'closing'
+  }
+
+  /** It ends while what it serves is in use: what was written may be lost. */
+  damage(): void {
+    this.#restore.serving.damage(this.writable)
+    for (const image of this.writable) {
+      const { sizeBytes } = this.#restore.image(image)
+      this.emit({ kind: 'damaged', image, page: 0, count: pageCount(sizeBytes), code: 'CLOSED' })
+    }
   }
 
   /** Joins the restore and makes it serve. @throws CONFLICT, NOT_FOUND as `Serving.join`; CLOSED if it is ended meanwhile; what `begin` throws */

@@ -6,7 +6,7 @@
 import type { Engine, HeldSnapshot } from '../engine.ts'
 import { ThawError } from '../errors.ts'
 import type { ImageKind } from '../manifest.ts'
-import type { SharedOverlay } from '../overlay/image-overlay.ts'
+import { damage, damageOf, type SharedOverlay } from '../overlay/image-overlay.ts'
 import { Overlay, type OverlayOptions } from '../overlay.ts'
 import { allocateFigures } from '../pager/figures.ts'
 import type { FrontEndHooks, PagedFrontEnd, PagedRestore } from '../pager/handle.ts'
@@ -107,10 +107,11 @@ export class Serving {
 
   /**
    * Makes a front end one of the restore's. Returns what ends that.
-   * @throws CONFLICT if another writes to an image that it would write to; NOT_FOUND; CLOSED
+   * @throws CONFLICT if another writes to an image that it would write to; CORRUPT if one that it would serve may lack writes; NOT_FOUND; CLOSED
    */
   join(frontEnd: RestoreFrontEnd): () => void {
     this.checkOpen()
+    for (const state of this.images.values()) if (frontEnd.image === undefined || frontEnd.image === state.image.name) checkWhole(state)
     for (const name of frontEnd.states) this.image(name)
     const images = frontEnd.writable.map(name => this.image(name))
     for (const { image, writer } of images) {
@@ -186,6 +187,14 @@ export class Serving {
     return { name: image.name, kind: image.kind, image: { ...image.share(), handle }, overlay, figures }
   }
 
+  /** Nobody knows whether all that was written to these images has arrived. */
+  damage(names: readonly string[]): void {
+    for (const name of names) {
+      const { overlay } = this.image(name)
+      if (overlay !== undefined) damage(overlay)
+    }
+  }
+
   /** Has what the guest wrote arrive in the overlay. */
   async flush(): Promise<void> {
     for (const frontEnd of this.frontEnds) await frontEnd.flush?.()
@@ -235,4 +244,12 @@ export class Serving {
 async function openOverlay(options: OverlayOptions): Promise<Overlay> {
   if (options.dir === OVERLAY_DIR) await makeOwnFolder(OVERLAY_DIR)
   return await Overlay.create(options)
+}
+
+/** Of pages that are known to be lost, reads are errors; of an image of which it is not known which they are, there is nothing to serve. */
+function checkWhole({ image: { name }, overlay }: ServedState): void {
+  if (overlay === undefined || damageOf(overlay)?.kind !== 'unknown') return
+  throw new ThawError('CORRUPT', `image ${name} may lack what the guest wrote: end this restore, and go on from an earlier snapshot`, {
+    object: name,
+  })
 }

@@ -130,6 +130,37 @@ describe('what the overlay cannot take', () => {
   })
 })
 
+describe('a mount that ends while it is in use', () => {
+  it('by force damages what can be written to, for commits and for other front ends', async () => {
+    await using guest = await Guest.of()
+    await guest.tell('store', 'memory', 3, 1, 'WROTE')
+    await promisify(execFile)('umount', ['-f', '-l', guest.mount.path])
+    expect(await guest.mount.ended).toEqual({ reason: 'unmounted' })
+    expect(served.events.filter(({ kind }) => kind === 'damaged').map(({ image }) => image)).toEqual(['memory', 'rootfs'])
+    for (let i = 0; i < 2; i++) expect(await codeOfAsync(() => guest.restore.commit())).toBe('CORRUPT')
+    expect(await codeOfAsync(() => mount(guest.restore, served.folder()))).toBe('CORRUPT')
+  })
+
+  it('by its closing is flushed, and damages what is written after that', async () => {
+    await using guest = await Guest.of()
+    await guest.tell('store', 'memory', 3, 1, 'WROTE')
+    const [committed] = await Promise.allSettled([guest.mount.close().then(() => guest.restore.commit())])
+    expect(committed).toMatchObject({ reason: { code: 'CORRUPT' } })
+    expect(guest.restore.figures().overlay?.writtenPages).toBe(1)
+  })
+
+  it('is not damaged when nobody uses it any more, and commits what arrived', async () => {
+    await using guest = await Guest.of()
+    await guest.tell('store', 'memory', 3, 1, 'WROTE')
+    guest.program.child.kill('SIGKILL')
+    await guest.program.ended
+    const [, committed] = await Promise.all([guest.mount.close(), guest.restore.commit()])
+    await using child = await served.store.open(committed.id)
+    expect(Buffer.from(await child.image('memory').read(3 * PAGE_BYTES, 5)).toString()).toBe('WROTE')
+    expect(served.events.filter(({ kind }) => kind === 'damaged')).toEqual([])
+  })
+})
+
 describe('a commit', () => {
   it('of a guest that runs is refused', async () => {
     await using guest = await Guest.of()
