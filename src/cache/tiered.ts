@@ -8,12 +8,12 @@
  * - Copies to the tiers above are made in the background, from memory of their own, and dropped where there are too many under way: a reader never waits for a cache to be
  *   written.
  */
-import { hash } from 'node:crypto'
 import { setMaxListeners } from 'node:events'
 import { isThawError, ThawError, type Tier } from '../errors.ts'
 import type { CallOptions } from '../store.ts'
 import type { Clock } from '../util/clock.ts'
 import type { GateRequest } from '../util/gate.ts'
+import { sha256OfLong } from '../util/long-bytes.ts'
 import { type Flight, SingleFlight } from '../util/single-flight.ts'
 import type { Slab, Slot } from '../util/slab.ts'
 import { type CountedCache, type Fills, keep } from './fills.ts'
@@ -128,7 +128,7 @@ export class SealedSource {
         throw wrongLength(id, held)
       })
       if (bytes === undefined) continue
-      if (sha256Of(bytes) === id) {
+      if ((await sha256OfLong(bytes)) === id) {
         held.counters.hit(bytes.length, this.#tiers.clock.now() - started)
         this.#tiers.fills.start(id, bytes, this.#above(held), bad)
         return bytes
@@ -138,7 +138,7 @@ export class SealedSource {
     }
     const { urgency, owner, signal } = flight
     const { value: bytes, praise } = await this.#origin.get(objectKey, { sizeMax, urgency, owner, signal })
-    if (sha256Of(bytes) !== id) throw this.#corrupt(objectKey)
+    if ((await sha256OfLong(bytes)) !== id) throw this.#corrupt(objectKey)
     praise()
     this.#tiers.fills.start(id, bytes, this.#tiers.caches, bad)
     return bytes
@@ -284,10 +284,6 @@ async function blame({ cache, counters }: CountedCache, id: string): Promise<voi
     if (!isThawError(error)) throw error
     counters.errors++
   }
-}
-
-function sha256Of(bytes: Uint8Array): string {
-  return hash('sha256', bytes, 'hex')
 }
 
 function wrongLength(id: string, { cache, counters: { tier } }: CountedCache): ThawError {

@@ -8,6 +8,7 @@ import { ThawError } from '../errors.ts'
 import { openObjectStore } from '../store/open.ts'
 import type { ObjectStore } from '../store.ts'
 import { errorOf, failureOf } from '../util/failure.ts'
+import { copyOfLong } from '../util/long-bytes.ts'
 import { Urgency } from '../util/urgency.ts'
 import type { LineServer } from './line-server.ts'
 import type { LocalEngine } from './local.ts'
@@ -95,7 +96,7 @@ export class EngineHost {
       case 'get': {
         const { store, objectKey, sizeMax } = request
         // A copy that can be transferred: others may have been given the same bytes.
-        return new Uint8Array(await this.#store(store).get(request.id, objectKey, { ...options, sizeMax }))
+        return await copyOfLong(await this.#store(store).get(request.id, objectKey, { ...options, sizeMax }))
       }
       case 'withSealed': {
         const { store, ref, reach } = request
