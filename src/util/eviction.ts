@@ -48,43 +48,6 @@ export class LeastRecentlyUsed implements EvictionPolicy {
   }
 }
 
-/** Marks that one call of `victim` clears at most: who marked all rows cannot make it slow. */
-const CLEARED_MAX = 64
-
-/**
- * First in, first out, but a row that was used since it was last looked at goes to the end once
- * more. A use is one write of a byte and moves nothing.
- */
-export class SecondChance implements EvictionPolicy {
-  readonly #rows = new RowList()
-  #used = new Uint8Array(64)
-
-  insert(row: number): void {
-    if (row >= this.#used.length) this.#used = grown(this.#used, new Uint8Array(lengthFor(row)))
-    this.#used[row] = 0
-    this.#rows.append(row)
-  }
-
-  touched(row: number): void {
-    this.#used[row] = 1
-  }
-
-  victim(): number | undefined {
-    for (let cleared = 0; cleared < CLEARED_MAX; cleared++) {
-      const { first } = this.#rows
-      if (first === undefined || this.#used[first] === 0) return first
-      this.#used[first] = 0
-      this.#rows.remove(first)
-      this.#rows.append(first)
-    }
-    return this.#rows.first
-  }
-
-  remove(row: number): void {
-    this.#rows.remove(row)
-  }
-}
-
 /** A list of rows, linked both ways. Node 0 is the end and the beginning; row r is node r + 1. */
 class RowList {
   #next = new Int32Array(64)
@@ -97,8 +60,8 @@ class RowList {
   append(row: number): void {
     const node = row + 1
     if (node >= this.#next.length) {
-      this.#next = grown(this.#next, new Int32Array(lengthFor(node)))
-      this.#previous = grown(this.#previous, new Int32Array(lengthFor(node)))
+      this.#next = grown(this.#next, node)
+      this.#previous = grown(this.#previous, node)
     }
     this.#link(this.#previous[0]!, node)
     this.#link(node, 0)
@@ -119,12 +82,9 @@ class RowList {
   }
 }
 
-/** A power of two above `index`. */
-function lengthFor(index: number): number {
-  return 2 ** (32 - Math.clz32(index))
-}
-
-function grown<T extends Int32Array | Uint8Array>(from: T, to: T): T {
+/** The same in more room: a power of two above `index`. */
+function grown(from: Int32Array, index: number): Int32Array<ArrayBuffer> {
+  const to = new Int32Array(2 ** (32 - Math.clz32(index)))
   to.set(from)
   return to
 }
