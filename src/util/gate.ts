@@ -9,10 +9,11 @@
  *   in the order of arrival.
  * - Nobody overtakes a heavy one whose turn it is, so it gets in. One heavier than a bound is
  *   admitted alone.
- * - With `keepsFree` a tenant takes more only while it holds at most three times what is left after
- *   that (Choudhury and Hahne, "Dynamic queue length thresholds in a shared memory ATM switch",
- *   INFOCOM 1996). What a tenant holds may be held for long, because its store hangs: the others
- *   then still find a quarter, and a second such tenant leaves a quarter of that.
+ * - With `keepsFree` a tenant's demands take more only while they hold at most three times what is
+ *   left after that (Choudhury and Hahne, "Dynamic queue length thresholds in a shared memory ATM
+ *   switch", INFOCOM 1996), and so does what else it does. What a tenant holds may be held for long,
+ *   because its store hangs: the others then still find a quarter, and a second such tenant leaves a
+ *   quarter of that.
  *
  * Each restore waits in a queue of its own, one a class, and each queue has a bound: whoever fills
  * his is refused, and nobody else.
@@ -70,8 +71,9 @@ export class Gate {
   readonly #all = new Load()
   /** Of those that were admitted as bulk or prefetch. */
   readonly #lower = new Load()
-  /** Of tenants that hold something, where it matters. */
-  readonly #tenants = new Map<string, Load>()
+  /** Where it matters: of tenants that hold something, what was admitted as a demand, and what was not. */
+  readonly #demandsOf = new Map<string, Load>()
+  readonly #lowerOf = new Map<string, Load>()
   #waiting = 0
   #isAdmitting = false
 
@@ -222,9 +224,9 @@ export class Gate {
     return priority === 'demand' || this.#lower.hasRoom(weight, lowerShare(countMax), lowerShare(this.#weightMax))
   }
 
-  readonly #isWithinShare = ({ weight, owner }: Waiter): boolean => {
+  readonly #isWithinShare = ({ weight, owner, priority }: Waiter): boolean => {
     if (!this.#bounds.keepsFree) return true
-    const held = this.#tenants.get(owner.tenant)
+    const held = this.#loadsOf(priority).get(owner.tenant)
     if (held === undefined) return true
     const { count, weight: all } = this.#all
     return held.hasRoom(weight, 3 * (this.#bounds.countMax - count - 1), 3 * (this.#weightMax - all - weight))
@@ -232,27 +234,31 @@ export class Gate {
 
   #admit(waiter: Waiter): void {
     waiter.stopRaises()
-    const { weight, priority } = waiter
+    const { weight, priority, owner } = waiter
     this.#all.add(weight)
     if (priority !== 'demand') this.#lower.add(weight)
-    if (this.#bounds.keepsFree) this.#loadOf(waiter).add(weight)
+    if (this.#bounds.keepsFree) {
+      const loads = this.#loadsOf(priority)
+      const load = loads.get(owner.tenant) ?? new Load()
+      loads.set(owner.tenant, load)
+      load.add(weight)
+    }
     waiter.onAdmitted(waiter)
   }
 
   #giveBack(waiter: Waiter): void {
-    const { weight, priority } = waiter
+    const { weight, priority, owner } = waiter
     this.#all.subtract(weight)
     if (priority !== 'demand') this.#lower.subtract(weight)
     if (!this.#bounds.keepsFree) return
-    const load = this.#loadOf(waiter)
+    const loads = this.#loadsOf(priority)
+    const load = loads.get(owner.tenant)!
     load.subtract(weight)
-    if (load.count === 0) this.#tenants.delete(waiter.owner.tenant)
+    if (load.count === 0) loads.delete(owner.tenant)
   }
 
-  #loadOf({ owner: { tenant } }: Waiter): Load {
-    const load = this.#tenants.get(tenant) ?? new Load()
-    this.#tenants.set(tenant, load)
-    return load
+  #loadsOf(priority: Priority): Map<string, Load> {
+    return priority === 'demand' ? this.#demandsOf : this.#lowerOf
   }
 }
 

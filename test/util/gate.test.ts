@@ -135,6 +135,13 @@ describe('a gate', () => {
     expect(bench.order.at(-1)).toBe('d')
   })
 
+  it('with keepsFree has room for a demand of a tenant whose prefetches hold all that they may', () => {
+    const bench = new Bench({ countMax: 64, keepsFree: true })
+    for (let number = 0; number < 100; number++) bench.enter(`${number}`, { urgency: urgent('prefetch') })
+    bench.enter('demand')
+    expect([bench.gate.admitted, bench.order.at(-1)]).toEqual([49, 'demand'])
+  })
+
   it('asks whether there is what it is for, and again when it is told to look', () => {
     let left = 1
     const bench = new Bench({ countMax: 8, isReady: () => left-- > 0 })
@@ -286,7 +293,8 @@ class Model {
 
   #isWithinShare(one: Modelled): boolean {
     const { countMax, weightMax, keepsFree } = this.#bounds
-    const held = this.admitted.filter(({ owner }) => owner.tenant === one.owner.tenant)
+    const isDemand = (each: Modelled): boolean => each.class === 'demand'
+    const held = this.admitted.filter(each => each.owner.tenant === one.owner.tenant && isDemand(each) === isDemand(one))
     if (!keepsFree || held.length === 0) return true
     const freeCount = countMax - this.admitted.length - 1
     const freeWeight = weightMax - weightOf(this.admitted) - one.weight
