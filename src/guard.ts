@@ -10,8 +10,6 @@
  *
  * An owner that ends without `close` is gone as well, by `process.exit` too: what is meant to survive is released first.
  */
-import { realpath } from 'node:fs/promises'
-import { fromErrno } from './errors.ts'
 import type { GuardEvent, GuardKeeper } from './guard/keeper.ts'
 import { mountIdsAt } from './guard/mounts.ts'
 import type { Clock } from './util/clock.ts'
@@ -48,7 +46,7 @@ export interface Guard extends AsyncDisposable {
   /**
    * From now on, what is mounted at this folder later than this call is taken off when we are gone. To be called before mounting, then: a mount that is there already may be
    * somebody else's, and stays. Resolves when the guard has it. Release it when the mount is gone.
-   * @throws NOT_FOUND, DENIED for the folder; UNAVAILABLE for too many; CLOSED
+   * @param path absolute, without links. @throws UNAVAILABLE for too many; CLOSED
    */
   watchMount(path: string): Promise<Watched>
   /** Releases what was watched through this object. Nothing is killed. The process ends with the last of those who share it. Idempotent. */
@@ -118,10 +116,7 @@ class SharedGuard implements Guard {
   }
 
   watchMount(path: string): Promise<Watched> {
-    return this.#watch(async () => {
-      const folder = await realFolder(path)
-      return await this.#keeper.watch({ kind: 'mount', path: folder, present: mountIdsAt(folder) })
-    })
+    return this.#watch(() => this.#keeper.watch({ kind: 'mount', path, present: mountIdsAt(path) }))
   }
 
   close(): Promise<void> {
@@ -147,13 +142,5 @@ class SharedGuard implements Guard {
     this.#keeper.listeners.delete(this.#onEvent)
     for (const watched of this.#watched) watched.release()
     await this.#leave()
-  }
-}
-
-async function realFolder(path: string): Promise<string> {
-  try {
-    return await realpath(path)
-  } catch (error) {
-    throw fromErrno(error, 'cannot watch a mount', path)
   }
 }

@@ -9,7 +9,7 @@
  */
 import { join, resolve } from 'node:path'
 import type { Restore } from '../restore.ts'
-import { detachAt, flushFile, mountAt, openFuseDevice, prepareFolder, removeMadeFolders, unmountAt } from './fuse/mounting.ts'
+import { detachAt, flushFile, mountAt, openFuseDevice, prepareFolder, releaseFolder, unmountAt } from './fuse/mounting.ts'
 import type { FileLook, FuseEvent, FuseSpec } from './fuse/spec.ts'
 import { Lifecycle } from './lifecycle.ts'
 
@@ -109,7 +109,7 @@ export class Mount implements AsyncDisposable {
     const guard = await life.guard()
     const folder = await prepareFolder(this.#path)
     this.#path = folder.path
-    life.own(() => removeMadeFolders(folder))
+    life.own(() => releaseFolder(folder))
     const watched = await guard.watchMount(this.#path)
     life.own(() => watched.release())
     let device: string | undefined
@@ -119,7 +119,7 @@ export class Mount implements AsyncDisposable {
     const source = `thaw:${this.#restore.snapshot.id.slice(0, 12)}`
     life.checkStarting()
     const settings = { fd: fuse.fd, source, isWritable: writable.length > 0, allowOther: allowsOther(this.#options) }
-    device = await mountAt(this.#path, settings)
+    device = await mountAt(folder, settings)
     const { readAheadBytes = 0 } = this.#options
     const spec: FuseSpec = { kind: 'fuse', fd: fuse.fd, look: lookOf(this.#restore, this.#options), writable, readAheadBytes }
     await life.attach(spec, {

@@ -75,6 +75,14 @@ export interface Native {
   signal(signal: number, action: number): number
   /** seccomp(2). `filter` is a struct sock_fprog (<linux/filter.h>). */
   seccomp(operation: number, flags: number, filter: Uint8Array): number
+  /** readlinkat(2) of a path that ends with a zero byte. */
+  readlinkat(fd: number, path: Uint8Array, target: Uint8Array, sizeBytes: number): number
+  /** fsopen(2), Linux 5.2, as the three that follow. `name` and other strings end with a zero byte. */
+  fsopen(name: Uint8Array, flags: number): number
+  fsconfig(fd: number, command: number, key: Uint8Array | null, value: Uint8Array | null): number
+  fsmount(fd: number, flags: number, attributes: number): number
+  /** move_mount(2) of a mount that is a descriptor to a folder that is one. */
+  moveMount(mount: number, folder: number): number
   /** umount2(2) of a path that ends with a zero byte. */
   umount2(path: Uint8Array, flags: number): number
   /**
@@ -144,6 +152,12 @@ export async function tryLoadNative(): Promise<Native | undefined> {
 }
 
 const SYS_PIDFD_SEND_SIGNAL = 424
+const SYS_MOVE_MOUNT = 429
+const SYS_FSOPEN = 430
+const SYS_FSCONFIG = 431
+const SYS_FSMOUNT = 432
+/** MOVE_MOUNT_F_EMPTY_PATH and MOVE_MOUNT_T_EMPTY_PATH: both ends are the descriptors themselves. */
+const MOVE_MOUNT_DESCRIPTORS = 0x44
 const SYS_PIDFD_OPEN = 434
 const SYS_SECCOMP = process.arch === 'x64' ? 317 : 277
 
@@ -158,6 +172,13 @@ async function bind(): Promise<Native> {
   const syscallWith: (number: number, a: number, b: number, c: Uint8Array) => number = f(
     'long syscall(long number, long a, long b, void *c)',
   )
+  const syscallOpen: (number: number, name: Uint8Array, flags: number) => number = f('long syscall(long number, void *name, long flags)')
+  const syscallSet: (number: number, fd: number, command: number, key: Uint8Array | null, value: Uint8Array | null, aux: number) => number =
+    f('long syscall(long number, long fd, long command, void *key, void *value, long aux)')
+  const syscallMove: (number: number, from: number, fromPath: Uint8Array, to: number, toPath: Uint8Array, flags: number) => number = f(
+    'long syscall(long number, long from, void *fromPath, long to, void *toPath, long flags)',
+  )
+  const nothing = Buffer.from(new ArrayBuffer(1))
   const accept4: (fd: number, address: null, size: null, flags: number) => number = f(
     'int accept4(int fd, void *address, void *size, int flags)',
   )
@@ -206,6 +227,11 @@ async function bind(): Promise<Native> {
     prctlWith: (option, a, structure) => prctlWith(option, a, structure, 0, 0),
     signal: f('intptr_t signal(int signal, intptr_t action)'),
     seccomp: (operation, flags, filter) => syscallWith(SYS_SECCOMP, operation, flags, filter),
+    readlinkat: f('int64_t readlinkat(int fd, void *path, void *target, size_t size)'),
+    fsopen: (name, flags) => syscallOpen(SYS_FSOPEN, name, flags),
+    fsconfig: (fd, command, key, value) => syscallSet(SYS_FSCONFIG, fd, command, key, value, 0),
+    fsmount: (fd, flags, attributes) => syscall(SYS_FSMOUNT, fd, flags, attributes, 0),
+    moveMount: (mount, folder) => syscallMove(SYS_MOVE_MOUNT, mount, nothing, folder, nothing, MOVE_MOUNT_DESCRIPTORS),
     umount2: f('int umount2(void *path, int flags)'),
     execvp: f('int execvp(void *file, void *argv)'),
   }

@@ -1,20 +1,37 @@
 /**
- * Putting a mount into the tree and taking it off again, by the programs `mount` and `umount`: they know the kernel's ways, and while they wait for it nobody else does.
+ * Putting a mount into the tree and taking it off again.
  *
- * /dev/fuse is open in this process alone, but for the moment that `mount` has it: whoever reads gets an error when the last descriptor is closed, and would wait for ever at one
- * that was forgotten. Mounts are known by their device, for at their path there may be others.
+ * The folder is opened once and mounted at by its descriptor, so that nobody who may write to a folder above it can lead the mount elsewhere, and no program is started for it
+ * (fsopen, fsmount, move_mount: Linux 5.2). To take it off, the program `umount` is: that may wait for dirty pages to be written, and so for a guest's pager. Neither
+ * this thread may wait for that, nor one of libuv's four, by which the disk cache reads what the pager wants.
+ *
+ * /dev/fuse is open in this process alone: whoever reads gets an error when the last descriptor is closed, and would wait for ever at one that was forgotten. Mounts are known by
+ * their device, for at their path there may be others.
  */
+import assert from 'node:assert/strict'
 import { type ChildProcess, spawn } from 'node:child_process'
-import { constants, openSync } from 'node:fs'
-import { open, readdir, readFile, realpath, rmdir } from 'node:fs/promises'
-import { basename, dirname, join, resolve } from 'node:path'
+import { closeSync, constants, openSync, readdirSync, readFileSync, readlinkSync, rmdirSync } from 'node:fs'
+import { open, readFile } from 'node:fs/promises'
+import { basename, dirname } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fromErrno, ThawError } from '../../errors.ts'
 import { TRANSFER_BYTES_MAX } from '../../pager.ts'
-import { makeFolders } from '../../util/make-folders.ts'
+import { type ListedMount, listMounts, topMountAt } from '../../util/mounts.ts'
+import { loadNative, type Native } from '../../util/native.ts'
+import { openFolder } from '../../util/open-folder.ts'
+import { systemError } from '../../util/system-error.ts'
 
-const FILE_SYSTEM = 'fuse.thaw'
-const MOUNTS = '/proc/self/mountinfo'
+/** Type and subtype as `mount` and `df` show them. */
+const FILE_SYSTEM = 'fuse'
+const SUBTYPE = 'thaw'
+const LISTED_TYPE = `${FILE_SYSTEM}.${SUBTYPE}`
+/** <linux/mount.h>: of fsopen, fsconfig and fsmount. */
+const FSOPEN_CLOEXEC = 1
+const FSCONFIG_SET_FLAG = 0
+const FSCONFIG_SET_STRING = 1
+const FSCONFIG_CMD_CREATE = 6
+const FSMOUNT_CLOEXEC = 1
+const MOUNT_ATTR = { readOnly: 1, noSuid: 2, noDevices: 4 } as const
 /** What a program of a line's work may take; unmounting writes dirty pages first. */
 const PROGRAM_TIMEOUT_MS = 30_000
 const STDERR_CHARS_MAX = 2000
@@ -32,8 +49,10 @@ const ROOT_MODE = '40000'
 export interface MountFolder {
   /** Absolute, without links. */
   readonly path: string
-  /** The topmost folder that was made for it. */
-  readonly made: string | undefined
+  /** How many folders at the end of the path were made for it. */
+  readonly made: number
+  /** O_PATH, until it is mounted at. */
+  fd: number | undefined
 }
 
 export interface MountSettings {
@@ -45,42 +64,54 @@ export interface MountSettings {
 }
 
 /**
- * A folder that is there and empty. What is left of a mount whose server died is taken off.
- * @throws CONFLICT if it is not empty; NOT_FOUND if it is not a folder; DENIED, UNAVAILABLE
+ * A folder that is there and empty, and stays open until it is mounted at or released. What is left of a mount whose server died is taken off.
+ * @throws CONFLICT if it is not empty, or behind a link of another user; NOT_FOUND if it is not a folder; DENIED, UNAVAILABLE
  */
 export async function prepareFolder(dir: string): Promise<MountFolder> {
+  const native = await loadNative('a mount')
   try {
-    const made = await makeFolder(resolve(dir))
-    const path = await realpath(dir)
-    if ((await readdir(path)).length > 0) throw new ThawError('CONFLICT', `cannot mount at ${dir}: it is not empty`, { object: dir })
-    return { path, made }
+    return await openEmpty(native, dir)
   } catch (error) {
     throw fromErrno(error, 'cannot mount at', dir)
   }
 }
 
-async function makeFolder(path: string): Promise<string | undefined> {
+async function openEmpty(native: Native, dir: string): Promise<MountFolder> {
+  const { fd, made } = openFolder(native, dir, true)
   try {
-    // A look into it, not at it: what the kernel remembers of a dead mount's root may still be good.
-    await readdir(path)
-    return undefined
+    const here = `/proc/self/fd/${fd}`
+    const path = readlinkSync(here)
+    if (readdirSync(here).length > 0) throw new ThawError('CONFLICT', `cannot mount at ${dir}: it is not empty`, { object: dir })
+    return { path, made, fd }
   } catch (error) {
-    if (!isCode(error, 'ENOTCONN') && !isCode(error, 'ENOENT')) throw error
-    if (isCode(error, 'ENOENT')) return await makeFolders(path)
-    const point = join(await realpath(dirname(path)), basename(path))
-    const top = topAt(point, await listMounts())
-    if (top?.type !== FILE_SYSTEM || !(await detach(point))) throw error
-    return undefined
+    const path = readlinkSync(`/proc/self/fd/${fd}`)
+    closeSync(fd)
+    const dead = isCode(error, 'ENOTCONN') ? topMountAt(path) : undefined
+    if (dead?.type !== LISTED_TYPE || (await takeOff(native, dead, ['-l'])) !== undefined) throw error
+    return await openEmpty(native, dir)
   }
 }
 
-/** Removes folders that were made for a mount, if nothing was put there meanwhile. */
-export async function removeMadeFolders({ path, made }: MountFolder): Promise<void> {
-  if (made === undefined) return
+/** Lets go of the folder. Folders that were made for a mount are removed, if nothing was put there meanwhile. Idempotent, does not reject. */
+export async function releaseFolder(folder: MountFolder): Promise<void> {
+  const native = await loadNative('a mount')
+  if (folder.fd !== undefined) closeSync(folder.fd)
+  folder.fd = undefined
   try {
-    for (let folder = path; folder.startsWith(made); folder = dirname(folder)) await rmdir(folder)
+    for (let path = folder.path, left = folder.made; left > 0; path = dirname(path), left--) {
+      withFolder(native, dirname(path), fd => rmdirSync(`/proc/self/fd/${fd}/${basename(path)}`))
+    }
   } catch {
     // Somebody uses it.
+  }
+}
+
+function withFolder<T>(native: Native, path: string, use: (fd: number) => T): T {
+  const { fd } = openFolder(native, path)
+  try {
+    return use(fd)
+  } finally {
+    closeSync(fd)
   }
 }
 
@@ -103,15 +134,60 @@ export function openFuseDevice(): number {
  * @returns the device, by which the mount is known
  * @throws DENIED where this process may not mount; UNSUPPORTED
  */
-export async function mountAt(path: string, { fd, source, isWritable, allowOther }: MountSettings): Promise<string> {
-  const ids = `user_id=${process.getuid!()},group_id=${process.getgid!()}`
-  const access = `${isWritable ? 'rw' : 'ro'},nosuid,nodev,default_permissions${allowOther ? ',allow_other' : ''}`
-  const options = `fd=3,rootmode=${ROOT_MODE},${ids},max_read=${TRANSFER_BYTES_MAX},${access}`
-  const failure = await run('mount', ['-i', '-t', FILE_SYSTEM, '-o', options, source, path], fd)
-  if (failure !== undefined) throw await mountError(path, failure)
-  const mounted = topAt(path, await listMounts())
-  if (mounted?.type !== FILE_SYSTEM) throw new ThawError('CONFLICT', `the mount at ${path} was taken off at once`, { object: path })
-  return mounted.device
+export async function mountAt(folder: MountFolder, settings: MountSettings): Promise<string> {
+  const native = await loadNative('a mount')
+  assert(folder.fd !== undefined)
+  try {
+    return mountNow(native, folder.fd, settings)
+  } catch (error) {
+    throw await mountError(folder.path, error instanceof Error ? error.message : String(error))
+  } finally {
+    closeSync(folder.fd)
+    folder.fd = undefined
+  }
+}
+
+function mountNow(native: Native, folder: number, { fd, source, isWritable, allowOther }: MountSettings): string {
+  const context = checked(native, 'fsopen', native.fsopen(text(FILE_SYSTEM), FSOPEN_CLOEXEC))
+  let mount = -1
+  try {
+    const values = {
+      source,
+      subtype: SUBTYPE,
+      fd,
+      rootmode: ROOT_MODE,
+      user_id: process.getuid!(),
+      group_id: process.getgid!(),
+      max_read: TRANSFER_BYTES_MAX,
+    }
+    const flags = ['default_permissions', isWritable ? 'rw' : 'ro', ...(allowOther ? ['allow_other'] : [])]
+    for (const [key, value] of Object.entries(values)) {
+      checked(native, `fsconfig ${key}`, native.fsconfig(context, FSCONFIG_SET_STRING, text(key), text(String(value))))
+    }
+    for (const flag of flags) checked(native, `fsconfig ${flag}`, native.fsconfig(context, FSCONFIG_SET_FLAG, text(flag), null))
+    checked(native, 'fsconfig', native.fsconfig(context, FSCONFIG_CMD_CREATE, null, null))
+    const attributes = MOUNT_ATTR.noSuid | MOUNT_ATTR.noDevices | (isWritable ? 0 : MOUNT_ATTR.readOnly)
+    mount = checked(native, 'fsmount', native.fsmount(context, FSMOUNT_CLOEXEC, attributes))
+    checked(native, 'move_mount', native.moveMount(mount, folder))
+    const id = Number(/^mnt_id:\s*(\d+)/m.exec(readFileSync(`/proc/self/fdinfo/${mount}`, 'latin1'))?.[1])
+    const listed = listMounts().find(one => one.id === id)
+    if (listed === undefined) throw new Error('it was taken off at once')
+    return listed.device
+  } finally {
+    if (mount >= 0) closeSync(mount)
+    closeSync(context)
+  }
+}
+
+function checked(native: Native, call: string, result: number): number {
+  if (result < 0) throw systemError(native, call)
+  return result
+}
+
+/** On memory of its own, which does not move. */
+function text(value: string): Buffer {
+  const bytes = Buffer.from(`${value}\0`)
+  return Buffer.from(new Uint8Array(bytes).buffer)
 }
 
 async function mountError(path: string, failure: string): Promise<ThawError> {
@@ -128,10 +204,11 @@ async function mountError(path: string, failure: string): Promise<ThawError> {
  * @returns false if it is in use still
  */
 export async function unmountAt(path: string, device: string): Promise<boolean> {
+  const native = await loadNative('a mount')
   const giveUpAt = performance.now() + BUSY_MS
   do {
-    // What somebody mounted over it stays.
-    if (!(await isOnTop(path, device)) || (await run('umount', ['-i', path])) === undefined) return true
+    const mount = onTop(path, device)
+    if (mount === undefined || (await takeOff(native, mount, [])) === undefined) return true
     await sleep(TRY_AGAIN_MS)
   } while (performance.now() < giveUpAt)
   return false
@@ -139,43 +216,34 @@ export async function unmountAt(path: string, device: string): Promise<boolean> 
 
 /** Takes off what is dead: without asking its server anything. */
 export async function detachAt(path: string, device: string): Promise<void> {
-  if (await isOnTop(path, device)) await detach(path)
+  const native = await loadNative('a mount')
+  const mount = onTop(path, device)
+  if (mount !== undefined) await takeOff(native, mount, ['-l'])
 }
 
-/** Without asking its server anything. */
-async function detach(path: string): Promise<boolean> {
-  return (await run('umount', ['-i', '-l', '-c', path])) === undefined
+/** Where it is now, if a folder above it was renamed. What somebody mounted over it stays, and it with it. */
+function onTop(path: string, device: string): ListedMount | undefined {
+  const ours = listMounts().filter(mount => mount.device === device)
+  const mount = ours.find(one => one.path === path) ?? ours[0]
+  return mount !== undefined && topMountAt(mount.path)?.id === mount.id ? mount : undefined
 }
 
-async function isOnTop(path: string, device: string): Promise<boolean> {
-  return topAt(path, await listMounts())?.device === device
-}
-
-interface ListedMount {
-  readonly device: string
-  readonly path: string
-  readonly type: string
-}
-
-async function listMounts(): Promise<ListedMount[]> {
-  return parseMounts(await readFile(MOUNTS, 'utf8'))
-}
-
-/** What is seen at a path. */
-function topAt(path: string, mounts: readonly ListedMount[]): ListedMount | undefined {
-  return mounts.findLast(mount => mount.path === path)
-}
-
-/** In the order they were mounted. Fields of a line: proc_pid_mountinfo(5). */
-function parseMounts(text: string): ListedMount[] {
-  const lines = text.split('\n').filter(line => line !== '')
-  return lines.map(line => {
-    const [before = '', after = ''] = line.split(' - ')
-    const [, , device = '', , point = ''] = before.split(' ')
-    // Space, tab, newline and backslash are written in octal.
-    const path = point.replace(/\\([0-7]{3})/g, (_, digits: string) => String.fromCharCode(Number.parseInt(digits, 8)))
-    return { device, path, type: after.split(' ')[0] ?? '' }
-  })
+/**
+ * By way of the folder above, which is held open, and in which nobody can rename what is mounted at.
+ * @returns why it failed, or undefined
+ */
+async function takeOff(native: Native, { path }: ListedMount, options: readonly string[]): Promise<string | undefined> {
+  let parent: number
+  try {
+    parent = openFolder(native, dirname(path)).fd
+  } catch (error) {
+    return String(error)
+  }
+  try {
+    return await run('umount', ['-i', '-c', ...options, `/proc/self/fd/3/${basename(path)}`], parent)
+  } finally {
+    closeSync(parent)
+  }
 }
 
 /** Runs a program, with a descriptor as its 3. @returns why it failed, or undefined */
