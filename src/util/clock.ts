@@ -2,8 +2,6 @@
  * Time, timers and randomness, as everything on the read and write paths gets them: a harness can put virtual time and a seed in their place
  * (virtual-clock.ts). Not for keys, salts or ids: those are `node:crypto`'s.
  */
-import { setTimeout as sleep } from 'node:timers/promises'
-
 export interface Clock {
   /** Milliseconds on a clock that never goes back; only differences mean anything. */
   now(): number
@@ -15,19 +13,35 @@ export interface Clock {
   random(): number
 }
 
+/** The longest wait of `setTimeout`, 24.8 days: it takes a longer one for one millisecond. */
+const TIMEOUT_MS_MAX = 2 ** 31 - 1
+
+function after(ms: number, call: () => void): () => void {
+  let timer: NodeJS.Timeout
+  const wait = (leftMs: number): void => {
+    const nextMs = Math.min(leftMs, TIMEOUT_MS_MAX)
+    timer = setTimeout(() => (nextMs < leftMs ? wait(leftMs - nextMs) : call()), nextMs)
+  }
+  wait(ms)
+  return () => clearTimeout(timer)
+}
+
 export const systemClock: Clock = {
   now: () => performance.now(),
   async sleep(ms, signal) {
-    try {
-      await sleep(ms, undefined, { signal })
-    } catch (error) {
-      signal?.throwIfAborted()
-      throw error
-    }
+    signal?.throwIfAborted()
+    await new Promise<void>((resolve, reject) => {
+      const callOff = after(ms, () => {
+        signal?.removeEventListener('abort', onAbort)
+        resolve()
+      })
+      const onAbort = (): void => {
+        callOff()
+        reject(signal!.reason)
+      }
+      signal?.addEventListener('abort', onAbort, { once: true })
+    })
   },
-  after(ms, call) {
-    const timer = setTimeout(call, ms)
-    return () => clearTimeout(timer)
-  },
+  after,
   random: () => Math.random(),
 }
