@@ -14,6 +14,7 @@ import type { ErrorCode, Tier } from './errors.ts'
 import type { ImageKind } from './manifest.ts'
 import type { SharedOverlay } from './overlay/image-overlay.ts'
 import type { ImageReader, SharedImage } from './reader.ts'
+import type { Owner } from './util/gate.ts'
 import type { Native } from './util/native.ts'
 
 /** Most bytes of one `ServedImage.read` or `write`. Front ends whose protocol allows more split it. */
@@ -66,6 +67,11 @@ export interface FrontEndContext {
   emit(event: FrontEndEvent): void
 }
 
+/** What a front end is given that installs pages. */
+export interface FaultContext extends FrontEndContext {
+  faultsOf(image: string): ServedFaults
+}
+
 /** Plain data. `kind` is the front end's own. */
 export interface FrontEndEvent {
   readonly kind: string
@@ -100,6 +106,8 @@ export interface PagedImage {
   readonly name: string
   readonly kind: ImageKind
   readonly image: SharedImage
+  /** On whose behalf it is read. */
+  readonly owner: Owner
   /** With a file: the image can be written to. Without: only the states of pages are kept. */
   readonly overlay: SharedOverlay | undefined
   /** Of `ServedFigures` (pager/figures.ts). */
@@ -146,7 +154,7 @@ export interface Stretch {
   pages: number
 }
 
-/** One image of one restore, on the thread of its pager: the overlay's pages where there are any, else the snapshot's. */
+/** Bytes of one image of one restore, on the thread of its pager: the overlay's where there are any, else the snapshot's. What files and disks are served from. */
 export interface ServedImage {
   readonly name: string
   readonly kind: ImageKind
@@ -172,21 +180,26 @@ export interface ServedImage {
    * the image cannot be committed.
    */
   lose(offset: number, sizeBytes: number): void
-  /** Takes reads and writes of these callbacks back, and wants of this waiter: they are not called any more. A write may be done or not. */
-  cancel(who: ReadCallbacks | WriteCallbacks | ChunkWaiter): void
+  /** Takes reads and writes of these callbacks back: they are not called any more. A write may be done or not. */
+  cancel(who: ReadCallbacks | WriteCallbacks): void
 
   /** What begins at `page`, to at most the image's end. A page of zeros within a chunk counts as data. */
   stretch(page: number): Stretch
+}
 
-  /** For pages without an overlay (userfaultfd): where they lie, and their slots. */
-  readonly reader: ImageReader
+/** Pages of one image of one restore, as the snapshot has them. What page faults are served from. */
+export interface ServedFaults {
+  /** Where pages lie, and their slots. */
+  readonly reader: Pick<ImageReader, 'locate' | 'pin' | 'unpin'>
   /** Address of a page in a slot. */
   addressOf(slot: number, page: number): number
-  /** Has a chunk in memory. Never calls back before it returns. A waiter may want a chunk again that it waits for: it is told once. */
+  /** Has a chunk in memory. Never calls back before it returns. A waiter may want a chunk again that it waits for: it is told once, by the first deadline. */
   want(chunk: number, waiter: ChunkWaiter): void
+  /** Tells the waiter nothing any more. */
+  forget(waiter: ChunkWaiter): void
   /** Remembers that the guest gave pages back: they are zero in a child (overlay with states only). */
   markZero(page: number, count: number): void
-  /** Counts what the front end found in memory itself, beside `read`. */
+  /** Counts a fault that was answered from memory at once, with so many pages. */
   countHit(pages: number): void
   countZeros(pages: number): void
   /** Counts what it had to `want`: a chunk that came, pages of it that were waited for, a page that could not be had. */

@@ -19,6 +19,8 @@ import type { PushResult } from './snapshot-store/contract.ts'
 /** The snapshot, as a restore needs it. */
 export interface RestoredSnapshot {
   readonly id: string
+  /** Undefined: the platform's. */
+  readonly tenant: string | undefined
   readonly createdAt: Date
   readonly images: readonly RestoredImage[]
 }
@@ -118,7 +120,7 @@ export class Restore implements AsyncDisposable {
     this.#onEvent = options.onEvent
     const { pagers, engine, held } = source
     const overlay = { dir, name: id, images: snapshot.images.map(({ name, sizeBytes }) => ({ name, sizeBytes })), sizeMax, keep }
-    this.serving = new Serving({ id, pagers, engine, held, images: snapshot.images, overlay, pageDeadlineMs })
+    this.serving = new Serving({ id, tenant: snapshot.tenant, pagers, engine, held, images: snapshot.images, overlay, pageDeadlineMs })
     this.#commits = new Commits({
       id,
       images: () => [...this.serving.images.values()].map(({ image: { name }, isPrivate, overlay }) => ({ name, isPrivate, overlay })),

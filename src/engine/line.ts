@@ -21,8 +21,8 @@ import { Ring } from './line-ring.ts'
 /** Names that thread in errors that came from it. */
 export const ENGINE_THREAD = "the engine's thread"
 
-/** Wants of one thread under way at a time; a power of two. The rings take 33 KiB. */
-export const WANTS_MAX = 1024
+/** Wants of one thread under way at a time; a power of two: full shares of 64 restores (pager/wants.ts). The rings take 129 KiB. */
+export const WANTS_MAX = 4096
 
 /**
  * A request's number is the place it takes among the WANTS_MAX (the low bits) and a generation: a place
@@ -35,7 +35,7 @@ export function placeOf(request: number): number {
   return request & (WANTS_MAX - 1)
 }
 
-/** The request that takes the place next. A generation comes again after 2²¹ others of its place. */
+/** The request that takes the place next. A generation comes again after 2¹⁹ others of its place. */
 export function nextRequest(request: number): number {
   return (request + WANTS_MAX) & REQUEST_MASK
 }

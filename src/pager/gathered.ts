@@ -30,6 +30,8 @@ export class GatheredBytes implements Gathered {
   #chunkCount = 0
   #pieces = 0
   sizeBytes = 0
+  /** Whether nothing but zeros was added. */
+  isZero = true
 
   /** @param piecesMax of one read */
   constructor(arena: Arena, piecesMax: number) {
@@ -55,7 +57,16 @@ export class GatheredBytes implements Gathered {
     this.#setVector(0, address, sizeBytes)
   }
 
-  add({ bytes, address }: PlacedMemory, offset: number, sizeBytes: number): void {
+  add(memory: PlacedMemory, offset: number, sizeBytes: number): void {
+    this.#add(memory, offset, sizeBytes)
+    this.isZero = false
+  }
+
+  addZeros(zeros: PlacedMemory, sizeBytes: number): void {
+    this.#add(zeros, 0, sizeBytes)
+  }
+
+  #add({ bytes, address }: PlacedMemory, offset: number, sizeBytes: number): void {
     const piece = this.#pieces++
     this.#sources[piece] = bytes
     this.#offsets[piece] = offset
@@ -77,6 +88,7 @@ export class GatheredBytes implements Gathered {
     this.#chunkCount = 0
     this.#pieces = 0
     this.sizeBytes = 0
+    this.isZero = true
   }
 
   copyTo(target: Uint8Array, from = 0): number {

@@ -5,11 +5,15 @@
  * processor, not the work (design: 50–60 µs asleep, 16 µs spinning). It spins as long as that has paid lately: a spin that found nothing lowers its credit, one that did,
  * or a sleep so short that a spin would have seen its end, raises it. An idle pager does not spin.
  *
- * A descriptor is level-triggered and takes a bounded amount a turn, so none starves the others.
+ * Descriptors are level-triggered, and each takes a bounded amount at a time. While descriptors of
+ * several tenants have something, a turn serves one of each tenant, of the restore and then the
+ * descriptor that was served longest ago: a tenant with hundreds of busy descriptors takes no more of
+ * the thread than one with a single descriptor.
  */
 import assert from 'node:assert/strict'
 import type { PagerLoop, Watched } from '../pager.ts'
 import { EPOLL_DATA_OFFSET, EPOLL_EVENT_BYTES, ERRNO, type Native } from '../util/native.ts'
+import { Timers } from '../util/timers.ts'
 
 /** What is asked for beside descriptors. */
 export interface PolledSource {
@@ -32,7 +36,14 @@ const EPOLLOUT = 4
 const EPOLLERR = 8
 const EPOLLHUP = 16
 
-const EVENTS_MAX = 64
+/** Descriptors that are known to have something at a time. */
+const EVENTS_MAX = 512
+/** Descriptors of one tenant that are served in a turn while no other tenant's have anything. */
+const EVENTS_ALONE = 8
+/** Timers that ring in a turn. */
+const TIMERS_A_TURN = 16
+/** The longest wait of epoll_wait, whose timeout is an int. */
+const SLEEP_MS_MAX = 2 ** 31 - 1
 /** Spins that may fail in a row before the loop stops spinning. */
 const CREDIT_MAX = 16
 /** What a sleep that a spin would have spared adds. */
@@ -42,15 +53,22 @@ const WAKE_UP_MS = 0.06
 /** While it spins on one descriptor, the loop looks at the others every so many tries. */
 const LOOK_AROUND = 8
 
+/** Whose descriptors they are: a restore. One object each. */
+export interface TurnOwner {
+  /** Equal for all restores of a tenant. */
+  readonly tenant: unknown
+  /** Counts what is served: the larger, the later it was this one's turn. */
+  servedAt: number
+}
+
 interface Entry {
   readonly fd: number
   readonly watched: Watched
   readonly index: number
-}
-
-interface Timer {
-  readonly at: number
-  readonly callback: () => void
+  readonly owner: TurnOwner
+  servedAt: number
+  /** What epoll said of it last. */
+  events: number
 }
 
 export interface LoopOptions {
@@ -75,7 +93,11 @@ export class Loop implements PagerLoop {
   /** Indices that are free once the events of this turn, which may name them, are through. */
   readonly #freed: number[] = []
   readonly #free: number[] = []
-  readonly #timers = new Set<Timer>()
+  readonly #timers = new Timers()
+  /** By tenant: whose turn it is among the descriptors that have something. */
+  readonly #next = new Map<unknown, Entry>()
+  /** How often something was served. */
+  #served = 0
   #credit = CREDIT_MAX
   /** The one descriptor that the last turn was about, to spin on. */
   #hot: Entry | undefined
@@ -88,10 +110,11 @@ export class Loop implements PagerLoop {
     this.#epoll = epollFd
   }
 
-  watch(fd: number, watched: Watched): void {
+  /** As PagerLoop says. Without an owner the descriptor is the pager's own. */
+  watch(fd: number, watched: Watched, owner: TurnOwner = { tenant: watched, servedAt: 0 }): void {
     assert(!this.#byFd.has(fd), `descriptor ${fd} is watched already`)
     const index = this.#free.pop() ?? this.#entries.length
-    const entry = { fd, watched, index }
+    const entry: Entry = { fd, watched, index, owner, servedAt: 0, events: 0 }
     this.#control(EPOLL_ADD, entry, EPOLLIN)
     this.#entries[index] = entry
     this.#byFd.set(fd, entry)
@@ -115,9 +138,7 @@ export class Loop implements PagerLoop {
   }
 
   after(ms: number, callback: () => void): () => void {
-    const timer = { at: performance.now() + ms, callback }
-    this.#timers.add(timer)
-    return () => void this.#timers.delete(timer)
+    return this.#timers.add(performance.now() + ms, callback)
   }
 
   /** Serves until `stop`. */
@@ -148,34 +169,56 @@ export class Loop implements PagerLoop {
     const count = this.#native.epollWait(this.#epoll, this.#events, EVENTS_MAX, did ? 0 : timeoutMs)
     if (count < 0) assert(this.#native.errno() === ERRNO.EINTR, `epoll_wait: errno ${this.#native.errno()}`)
     this.#hot = undefined
-    for (let i = 0; i < count; i++) {
-      const at = i * EPOLL_EVENT_BYTES
-      const entry = this.#entries[this.#events.readUInt32LE(at + EPOLL_DATA_OFFSET)]
-      if (entry === undefined) continue
-      if (this.#dispatch(entry, this.#events.readUInt32LE(at))) did = true
-      if (count === 1) this.#hot = this.#entries[entry.index]
-    }
+    if (count === 1) {
+      const entry = this.#ready(0)
+      if (entry !== undefined && this.#dispatch(entry, entry.events)) did = true
+      this.#hot = entry && this.#entries[entry.index]
+    } else if (count > 1 && this.#serveInTurn(count)) did = true
     if (this.#freed.length > 0) this.#free.push(...this.#freed.splice(0))
-    if (this.#timers.size > 0) this.#ringTimers()
+    if (this.#timers.size > 0) this.#timers.ring(performance.now(), TIMERS_A_TURN)
     return did
   }
 
-  #dispatch({ watched }: Entry, events: number): boolean {
+  /** The entry that event `i` is about, unless it is not watched any more. */
+  #ready(i: number): Entry | undefined {
+    const at = i * EPOLL_EVENT_BYTES
+    const entry = this.#entries[this.#events.readUInt32LE(at + EPOLL_DATA_OFFSET)]
+    if (entry !== undefined) entry.events = this.#events.readUInt32LE(at)
+    return entry
+  }
+
+  /** Serves one of the descriptors that have something for each tenant, or a few if they are all one tenant's. What was not served is told again. */
+  #serveInTurn(count: number): boolean {
+    const before = this.#served
+    let did = false
+    for (let round = 0; round < EVENTS_ALONE; round++) {
+      for (let i = 0; i < count; i++) this.#nominate(this.#ready(i), before)
+      const tenants = this.#next.size
+      for (const entry of this.#next.values()) if (this.#entries[entry.index] === entry && this.#dispatch(entry, entry.events)) did = true
+      this.#next.clear()
+      if (tenants !== 1) break
+    }
+    return did
+  }
+
+  /** Makes it its tenant's next, if it was not served since `before` and waits longer than who is that now. */
+  #nominate(entry: Entry | undefined, before: number): void {
+    if (entry === undefined || entry.servedAt > before) return
+    const { tenant, servedAt } = entry.owner
+    const other = this.#next.get(tenant)
+    if (other === undefined || (servedAt - other.owner.servedAt || entry.servedAt - other.servedAt) < 0) this.#next.set(tenant, entry)
+  }
+
+  #dispatch(entry: Entry, events: number): boolean {
+    const { watched, owner } = entry
+    entry.servedAt = ++this.#served
+    owner.servedAt = this.#served
     try {
       if ((events & EPOLLOUT) !== 0) watched.onWritable?.()
       return (events & (EPOLLIN | EPOLLERR | EPOLLHUP)) !== 0 ? watched.serve() : true
     } catch (error) {
       watched.onBroken(error)
       return true
-    }
-  }
-
-  #ringTimers(): void {
-    const now = performance.now()
-    for (const timer of this.#timers) {
-      if (timer.at > now) continue
-      this.#timers.delete(timer)
-      timer.callback()
     }
   }
 
@@ -212,8 +255,7 @@ export class Loop implements PagerLoop {
 
   /** Milliseconds until the next timer, rounded up; -1 without one. */
   #untilTimer(now: number): number {
-    let next = Number.POSITIVE_INFINITY
-    for (const { at } of this.#timers) next = Math.min(next, at)
-    return next === Number.POSITIVE_INFINITY ? -1 : Math.max(0, Math.ceil(next - now))
+    if (this.#timers.size === 0) return -1
+    return Math.min(SLEEP_MS_MAX, Math.max(0, Math.ceil(this.#timers.nextAt - now)))
   }
 }

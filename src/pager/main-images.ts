@@ -1,73 +1,49 @@
 /**
  * Served images on a thread with an event loop, for what a pager cannot do: TLS. Chunks come by promises, and whoever holds up the thread holds up the guest.
  */
-import type { Arena } from '../arena.ts'
+import { ABSENT } from '../arena.ts'
 import type { Engine, HeldSnapshot } from '../engine.ts'
-import { type ErrorCode, isThawError } from '../errors.ts'
-import type { ChunkWaiter, PagedImage, ServedImage } from '../pager.ts'
+import { type ErrorCode, isThawError, ThawError } from '../errors.ts'
+import type { PagedImage, ServedImage } from '../pager.ts'
+import { systemClock } from '../util/clock.ts'
 import { LiveImage } from './served-image.ts'
 import { ImageSurroundings } from './surroundings.ts'
-import { Telling, type Wants } from './wants.ts'
+import { type Answer, type Requests, Wants } from './wants.ts'
 
-/** Before a chunk that the store could not give is asked for again. */
-const AGAIN_MS = 200
+/** Requests of one front end under way at a time. */
+const REQUESTS_MAX = 256
 
-class PromiseWants implements Wants {
-  readonly arena: Arena
-  readonly #engine: Engine
+/** Requests of one snapshot, by promises. */
+class PromisedRequests implements Requests {
   readonly #held: HeldSnapshot
-  /** By chunk. */
-  readonly #waiters = new Map<number, Set<ChunkWaiter>>()
-  readonly #telling = new Telling()
+  readonly #onAnswer: (answer: Answer) => void
+  /** By the request's number. */
+  readonly #controllers = new Map<number, AbortController>()
+  #last = 0
 
-  constructor(engine: Engine, held: HeldSnapshot) {
-    this.arena = engine.arena
-    this.#engine = engine
+  constructor(held: HeldSnapshot, onAnswer: (answer: Answer) => void) {
     this.#held = held
+    this.#onAnswer = onAnswer
   }
 
-  want(_handle: number, chunk: number, waiter: ChunkWaiter, deadlineMs: number): void {
-    const there = this.#waiters.get(chunk)
-    if (there !== undefined) {
-      there.add(waiter)
-      return
+  want(_handle: number, chunk: number): number {
+    const request = ++this.#last
+    const controller = new AbortController()
+    this.#controllers.set(request, controller)
+    const answer = (slot: number, tier: Answer['tier'], code?: ErrorCode): void => {
+      this.#controllers.delete(request)
+      this.#onAnswer({ request, slot, tier, code })
     }
-    const waiters = new Set([waiter])
-    this.#waiters.set(chunk, waiters)
-    void this.#fetch(chunk, waiters, performance.now() + deadlineMs)
+    void this.#held.want(chunk, { signal: controller.signal }).then(
+      ({ slot, tier }) => answer(slot, tier),
+      error => answer(ABSENT, 'memory', isThawError(error) ? error.code : undefined),
+    )
+    return request
   }
 
-  forget(waiter: ChunkWaiter): void {
-    this.#telling.forget(waiter)
-    for (const waiters of this.#waiters.values()) waiters.delete(waiter)
+  cancel(request: number): void {
+    this.#controllers.get(request)?.abort(new ThawError('CLOSED', 'not wanted any more'))
   }
-
-  countHits(chunks: number, bytes: number): void {
-    this.#engine.countHits(chunks, bytes)
-  }
-
-  async #fetch(chunk: number, waiters: Set<ChunkWaiter>, deadlineAt: number): Promise<void> {
-    const deadline = AbortSignal.timeout(Math.max(0, Math.ceil(deadlineAt - performance.now())))
-    const found = await this.#held.want(chunk, { signal: deadline }).catch((error: unknown) => ({ code: codeOf(error, deadline) }))
-    if ('slot' in found) {
-      this.#waiters.delete(chunk)
-      try {
-        this.#telling.tell(waiters, waiter => waiter.onChunk(chunk, found.slot, found.tier))
-      } finally {
-        this.arena.unpin(found.slot)
-      }
-    } else if (found.code === 'UNAVAILABLE' && performance.now() + AGAIN_MS < deadlineAt && waiters.size > 0) {
-      setTimeout(() => void this.#fetch(chunk, waiters, deadlineAt), AGAIN_MS)
-    } else {
-      this.#waiters.delete(chunk)
-      this.#telling.tell(waiters, waiter => waiter.onChunkFailed(chunk, found.code))
-    }
-  }
-}
-
-function codeOf(error: unknown, deadline: AbortSignal): ErrorCode | undefined {
-  if (deadline.aborted) return 'TIMEOUT'
-  return isThawError(error) ? error.code : undefined
 }
 
 /** Images of one snapshot for this thread. */
@@ -77,6 +53,11 @@ export function mainImages(
   images: readonly PagedImage[],
   deadlineMs: number,
 ): Map<string, ServedImage> {
-  const around = new ImageSurroundings(new PromiseWants(engine, held), undefined, setImmediate)
+  const { arena } = engine
+  const timers = systemClock
+  const requests = new PromisedRequests(held, answer => wants.answer(answer))
+  const wants = new Wants({ arena, requests, requestsMax: REQUESTS_MAX, timers })
+  const countHits = (chunks: number, bytes: number): void => engine.countHits(chunks, bytes)
+  const around = new ImageSurroundings({ arena, wants, timers, native: undefined, countHits })
   return new Map(images.map(image => [image.name, new LiveImage(image, around, deadlineMs)]))
 }

@@ -1,27 +1,40 @@
 /**
- * Reads and writes that wait for chunks. What has come is copied at once into a buffer of the request's own, so a request pins nothing while it waits: however many chunks it
- * needs, an arena of a few slots is enough.
+ * Reads and writes that wait for chunks. They hold nothing while they wait: when all that was missing has
+ * come, a read is answered from where it lies, as one is that waits for nothing. Only if by then some of
+ * it has left the arena again, what comes is copied into a buffer, and so the read ends however small the
+ * arena is.
+ *
+ * A request's deadline counts from its arrival, whatever it waits for.
  */
 import type { ErrorCode, Tier } from '../errors.ts'
 import type { ChunkWaiter, ReadCallbacks, WriteCallbacks } from '../pager.ts'
 import type { ImageCounters } from './figures.ts'
-import type { PlacedMemory } from './gathered.ts'
-import type { Staging } from './staging.ts'
+import type { GatheredBytes, PlacedMemory } from './gathered.ts'
+import type { StagingBuffer } from './staging.ts'
 
 /** Chunks that one read waits for at a time: enough to overlap round trips, few enough to leave room for others. */
 const CHUNKS_AT_ONCE = 8
 
 /** The image that requests wait for, as they use it. */
 export interface ParkingImage {
-  readonly staging: Staging
+  /** How long a request may wait. */
+  readonly deadlineMs: number
   readonly counters: ImageCounters
   readonly parked: Set<ParkedRead | ParkedWrite | ParkedZero>
+  after(ms: number, callback: () => void): () => void
+  /** Calls back with a buffer, now or when it is this restore's turn. */
+  stage(onBuffer: (buffer: StagingBuffer) => void): StagingBuffer
+  /** What a read is answered with, for `release`; undefined if some of it is not in memory. */
+  gather(offset: number, sizeBytes: number): GatheredBytes | undefined
+  /** Bytes of `memory`, for `release`. */
+  gatherFrom(memory: PlacedMemory, sizeBytes: number): GatheredBytes
+  release(gathered: GatheredBytes): void
+  /** Which chunk is missing for the piece that begins at `at`, if one is. The object is the image's. */
+  lookAt(at: number, end: number): { readonly missing: number; readonly until: number }
   /** Copies what begins at `at`, up to a piece's end and at most to `end`, to `offset` of `target`; or says which chunk is missing for it. The object is the image's. */
   copyPiece(at: number, end: number, target: Buffer, offset: number): { readonly missing: number; readonly until: number }
   /** A chunk has come: copies what of [offset, end) lies in it, and anew what was written meanwhile. */
   copyAgain(offset: number, end: number, chunk: number, slot: number, target: Buffer): void
-  /** Answers a read from memory of its own. */
-  giveGathered(memory: PlacedMemory, sizeBytes: number, callbacks: ReadCallbacks): void
   /** Writes part of one page over what is there. @returns the chunk that is missing for that, or -1: done */
   tryWritePart(offset: number, bytes: Uint8Array): number
   /** Makes pages [from, to) zero, a bounded number of them. @returns where the others begin */
@@ -32,7 +45,7 @@ export interface ParkingImage {
   later(callback: () => void): void
   /** Runs it; the ThawError that it threw, if it did. */
   failureOf(work: () => void): { readonly code: ErrorCode } | undefined
-  want(chunk: number, waiter: ChunkWaiter): void
+  want(chunk: number, waiter: ChunkWaiter, deadlineAt: number): void
   forget(waiter: ChunkWaiter): void
 }
 
@@ -43,7 +56,9 @@ export class ParkedRead implements ChunkWaiter {
   readonly #sizeBytes: number
   readonly #startedAt = performance.now()
   readonly #wanted = new Set<number>()
-  #memory: PlacedMemory | undefined
+  /** Once it copies: its buffer, or the place in the queue for one. */
+  #buffer: StagingBuffer | undefined
+  #stopDeadline: (() => void) | undefined
   /** Bytes from here on were not looked at yet. */
   #at: number
   #isOver = false
@@ -57,18 +72,13 @@ export class ParkedRead implements ChunkWaiter {
   }
 
   begin(): void {
-    this.#image.staging.take(this.#sizeBytes, this.#start)
-  }
-
-  readonly #start = (memory: PlacedMemory): void => {
-    this.#memory = memory
     this.#goOn()
   }
 
   onChunk(chunk: number, slot: number, tier: Tier): void {
     this.#image.counters.chunk(tier)
     this.#wanted.delete(chunk)
-    this.#goOn(() => this.#image.copyAgain(this.#offset, this.#at, chunk, slot, this.#memory!.bytes))
+    this.#goOn(chunk, slot)
   }
 
   onChunkFailed(_chunk: number, code: ErrorCode | undefined): void {
@@ -81,50 +91,82 @@ export class ParkedRead implements ChunkWaiter {
     this.callbacks.onReadFailed(code)
   }
 
-  /** Copies what is there, wants what is not, and answers when nothing is missing. Pages of an overlay may fail to be read. */
-  #goOn(first?: () => void): void {
-    const failure = this.#image.failureOf(() => {
-      first?.()
-      this.#copyOn()
-    })
-    if (failure !== undefined) this.#fail(failure.code)
-    else if (this.#wanted.size === 0) this.#answer()
+  get #deadlineAt(): number {
+    return this.#startedAt + this.#image.deadlineMs
   }
 
-  #copyOn(): void {
-    const end = this.#offset + this.#sizeBytes
-    while (this.#at < end) {
-      const { missing, until } = this.#image.copyPiece(this.#at, end, this.#memory!.bytes, this.#at - this.#offset)
+  get #end(): number {
+    return this.#offset + this.#sizeBytes
+  }
+
+  /** Wants what is missing, and answers when nothing is. Pages of an overlay may fail to be read. */
+  #goOn(chunk?: number, slot?: number): void {
+    const memory = this.#buffer?.memory
+    let gathered: GatheredBytes | undefined
+    const failure = this.#image.failureOf(() => {
+      if (memory !== undefined && chunk !== undefined) this.#image.copyAgain(this.#offset, this.#at, chunk, slot!, memory.bytes)
+      this.#wantMissing(memory)
+      if (this.#wanted.size > 0) return
+      if (memory !== undefined) gathered = this.#image.gatherFrom(memory, this.#sizeBytes)
+      else gathered = this.#image.gather(this.#offset, this.#sizeBytes)
+    })
+    if (failure !== undefined) this.#fail(failure.code)
+    else if (gathered !== undefined) this.#answer(gathered)
+    else if (this.#wanted.size === 0) this.#stage()
+  }
+
+  /** With memory: copies what is there on the way. */
+  #wantMissing(memory: PlacedMemory | undefined): void {
+    while (this.#at < this.#end) {
+      const { missing, until } =
+        memory === undefined
+          ? this.#image.lookAt(this.#at, this.#end)
+          : this.#image.copyPiece(this.#at, this.#end, memory.bytes, this.#at - this.#offset)
       if (missing >= 0 && !this.#wanted.has(missing)) {
         if (this.#wanted.size >= CHUNKS_AT_ONCE) return
         this.#wanted.add(missing)
-        this.#image.want(missing, this)
+        this.#image.want(missing, this, this.#deadlineAt)
       }
       this.#at = until
     }
   }
 
-  #answer(): void {
-    const memory = this.#memory!
-    this.#memory = undefined
-    this.#end()
+  /** What has come did not stay until the rest was there: from now on it is copied. */
+  #stage(): void {
+    this.#stopDeadline = this.#image.after(this.#deadlineAt - performance.now(), () => this.#fail('TIMEOUT'))
+    const failure = this.#image.failureOf(() => {
+      this.#buffer = this.#image.stage(buffer => {
+        this.#stopDeadline?.()
+        this.#buffer = buffer
+        this.#at = this.#offset
+        this.#goOn()
+      })
+    })
+    if (failure !== undefined) this.#fail(failure.code)
+  }
+
+  #answer(gathered: GatheredBytes): void {
+    this.#over()
     this.#image.counters.miss(this.#sizeBytes, performance.now() - this.#startedAt)
-    this.#image.giveGathered(memory, this.#sizeBytes, this.callbacks)
-    this.#image.staging.giveBack(memory)
+    try {
+      this.callbacks.onBytes(gathered)
+    } finally {
+      this.#image.release(gathered)
+      this.#buffer?.leave()
+    }
   }
 
   /** Ends it without an answer. */
   cancel(): void {
     if (this.#isOver) return
+    this.#over()
     this.#image.forget(this)
-    this.#image.staging.leave(this.#start)
-    if (this.#memory !== undefined) this.#image.staging.giveBack(this.#memory)
-    this.#memory = undefined
-    this.#end()
+    this.#buffer?.leave()
   }
 
-  #end(): void {
+  #over(): void {
     this.#isOver = true
+    this.#stopDeadline?.()
     this.#image.parked.delete(this)
   }
 }
@@ -142,10 +184,12 @@ export class ParkedWrite implements ChunkWaiter {
   readonly #image: ParkingImage
   /** One or two. */
   readonly #parts: PagePart[]
+  readonly #deadlineAt: number
 
   constructor(image: ParkingImage, parts: PagePart[], callbacks: WriteCallbacks) {
     this.#image = image
     this.#parts = parts
+    this.#deadlineAt = performance.now() + image.deadlineMs
     this.callbacks = callbacks
   }
 
@@ -166,7 +210,7 @@ export class ParkedWrite implements ChunkWaiter {
     for (let part = this.#parts[0]; part !== undefined; part = this.#parts[0]) {
       const missing = this.#image.tryWritePart(part.offset, part.bytes)
       if (missing >= 0) {
-        this.#image.want(missing, this)
+        this.#image.want(missing, this, this.#deadlineAt)
         return false
       }
       this.#parts.shift()

@@ -5,7 +5,7 @@
  */
 import { ABSENT } from '../arena.ts'
 import { PAGE_BYTES } from '../chunk.ts'
-import { type ErrorCode, isThawError, ThawError, type Tier } from '../errors.ts'
+import { type ErrorCode, isThawError, ThawError } from '../errors.ts'
 import type { ImageKind } from '../manifest.ts'
 import { ImageOverlay, type SharedOverlay } from '../overlay/image-overlay.ts'
 import { isZero, PAGE_STATE } from '../overlay/page-states.ts'
@@ -15,15 +15,17 @@ import { ImageReader } from '../reader.ts'
 import { ImageCounters } from './figures.ts'
 import type { GatheredBytes, PlacedMemory } from './gathered.ts'
 import { type PagePart, ParkedRead, ParkedWrite, ParkedZero, type ParkingImage } from './parked.ts'
-import type { Staging } from './staging.ts'
+import { type FaultedImage, LiveFaults } from './served-faults.ts'
+import type { StagingBuffer } from './staging.ts'
 import type { ImageSurroundings } from './surroundings.ts'
+import type { WantingRestore } from './wants.ts'
 
 /** Pages whose states one `stretch` looks at: 0.02 ms. */
 const STRETCH_PAGES_MAX = 2 ** 16
 
-/** What `copyPiece` did. One object an image. */
-interface CopiedPiece {
-  /** The chunk it lies in, which is not there; or -1: it was copied. */
+/** What `copyPiece` or `lookAt` found. One object an image. */
+interface Piece {
+  /** The chunk it lies in, which is not there; or -1: it is. */
   missing: number
   /** End of the piece. */
   until: number
@@ -31,13 +33,16 @@ interface CopiedPiece {
 
 type Parked = ParkedRead | ParkedWrite | ParkedZero
 
-export class LiveImage implements ServedImage, ParkingImage {
+export class LiveImage implements ServedImage, ParkingImage, FaultedImage {
   readonly name: string
   readonly kind: ImageKind
   readonly sizeBytes: number
   readonly pageCount: number
   readonly reader: ImageReader
   readonly counters: ImageCounters
+  readonly restore: WantingRestore
+  readonly deadlineMs: number
+  readonly faults: LiveFaults
   /** Requests that wait. */
   readonly parked: Set<Parked> = new Set()
   readonly #around: ImageSurroundings
@@ -45,11 +50,10 @@ export class LiveImage implements ServedImage, ParkingImage {
   #overlay: ImageOverlay | undefined
   #isWritable = false
   #dataPages: number | undefined
-  readonly #deadlineMs: number
   readonly #stretch: Stretch = { isZero: false, pages: 0 }
-  readonly #piece: CopiedPiece = { missing: -1, until: 0 }
+  readonly #piece: Piece = { missing: -1, until: 0 }
 
-  constructor({ name, kind, image, overlay, figures }: PagedImage, around: ImageSurroundings, deadlineMs: number) {
+  constructor({ name, kind, image, owner, overlay, figures }: PagedImage, around: ImageSurroundings, deadlineMs: number) {
     this.name = name
     this.kind = kind
     this.sizeBytes = image.sizeBytes
@@ -58,8 +62,10 @@ export class LiveImage implements ServedImage, ParkingImage {
     this.counters = new ImageCounters(figures)
     this.#around = around
     this.#image = image
-    this.#deadlineMs = deadlineMs
+    this.restore = { handle: image.handle, owner }
+    this.deadlineMs = deadlineMs
     this.setOverlay(overlay)
+    this.faults = new LiveFaults(this, around)
   }
 
   /** From now on pages may be written, or marked. */
@@ -76,29 +82,63 @@ export class LiveImage implements ServedImage, ParkingImage {
     return this.#overlay?.isDamaged ?? false
   }
 
-  get staging(): Staging {
-    return this.#around.staging
+  get overlay(): ImageOverlay | undefined {
+    return this.#overlay
   }
 
   read(offset: number, sizeBytes: number, callbacks: ReadCallbacks): void {
-    const gathered = this.#around.takeGathered()
-    let isThere: boolean
+    let gathered: GatheredBytes | undefined
     try {
-      isThere = this.#gather(offset, sizeBytes, gathered)
+      gathered = this.gather(offset, sizeBytes)
     } catch (error) {
-      this.#around.giveBackGathered(gathered)
       if (!isThawError(error)) throw error
       this.counters.failure()
       callbacks.onReadFailed(error.code)
       return
     }
-    if (isThere) {
-      this.counters.hit(sizeBytes)
-      this.#around.wants.countHits(gathered.chunkCount, sizeBytes)
+    if (gathered === undefined) this.#park(new ParkedRead(this, offset, sizeBytes, callbacks))
+    else this.#answerRead(gathered, callbacks)
+  }
+
+  #answerRead(gathered: GatheredBytes, callbacks: ReadCallbacks): void {
+    const { sizeBytes, chunkCount } = gathered
+    if (gathered.isZero) this.counters.zeros(sizeBytes)
+    else this.counters.hit(sizeBytes)
+    if (chunkCount > 0) this.#around.countHits(chunkCount, sizeBytes)
+    try {
       callbacks.onBytes(gathered)
+    } finally {
+      this.release(gathered)
     }
+  }
+
+  gather(offset: number, sizeBytes: number): GatheredBytes | undefined {
+    const gathered = this.#around.takeGathered()
+    let isWhole = false
+    try {
+      isWhole = this.#gather(offset, sizeBytes, gathered)
+    } finally {
+      if (!isWhole) this.release(gathered)
+    }
+    return isWhole ? gathered : undefined
+  }
+
+  gatherFrom(memory: PlacedMemory, sizeBytes: number): GatheredBytes {
+    const gathered = this.#around.takeGathered()
+    gathered.add(memory, 0, sizeBytes)
+    return gathered
+  }
+
+  release(gathered: GatheredBytes): void {
     this.#around.giveBackGathered(gathered)
-    if (!isThere) this.#park(new ParkedRead(this, offset, sizeBytes, callbacks))
+  }
+
+  after(ms: number, callback: () => void): () => void {
+    return this.#around.timers.after(ms, callback)
+  }
+
+  stage(onBuffer: (buffer: StagingBuffer) => void): StagingBuffer {
+    return this.#around.staging.take(this.restore.owner, onBuffer)
   }
 
   #park(request: Parked): void {
@@ -119,7 +159,7 @@ export class LiveImage implements ServedImage, ParkingImage {
         const { copied } = this.#around
         this.#overlay!.read(at, until - at, copied.bytes, at - offset)
         gathered.add(copied, at - offset, until - at)
-      } else if (isZero(state) || chunk === ZERO) gathered.add(this.#around.zeros, 0, until - at)
+      } else if (isZero(state) || chunk === ZERO) gathered.addZeros(this.#around.zeros, until - at)
       else {
         const slot = this.reader.pin(chunk)
         if (slot === ABSENT) return false
@@ -132,7 +172,19 @@ export class LiveImage implements ServedImage, ParkingImage {
     return true
   }
 
-  copyPiece(at: number, end: number, target: Buffer, offset: number): CopiedPiece {
+  lookAt(at: number, end: number): Piece {
+    const page = Math.floor(at / PAGE_BYTES)
+    const { chunk, count } = this.reader.locate(page)
+    const pages = this.#overlay === undefined ? count : this.#overlay.run(page, Math.min(page + count, Math.ceil(end / PAGE_BYTES)))
+    const isParents = chunk !== ZERO && this.#stateOf(page) === PAGE_STATE.parent
+    const slot = isParents ? this.reader.pin(chunk) : ABSENT
+    if (slot !== ABSENT) this.reader.unpin(slot)
+    this.#piece.missing = isParents && slot === ABSENT ? chunk : -1
+    this.#piece.until = Math.min((page + pages) * PAGE_BYTES, end)
+    return this.#piece
+  }
+
+  copyPiece(at: number, end: number, target: Buffer, offset: number): Piece {
     const page = Math.floor(at / PAGE_BYTES)
     const { chunk, first, count } = this.reader.locate(page)
     const state = this.#readableState(page)
@@ -166,13 +218,6 @@ export class LiveImage implements ServedImage, ParkingImage {
       else if (this.#stateOf(page) !== PAGE_STATE.parent) this.copyPiece(at, until, target, at - offset)
       at = until
     }
-  }
-
-  giveGathered(memory: PlacedMemory, sizeBytes: number, callbacks: ReadCallbacks): void {
-    const gathered = this.#around.takeGathered()
-    gathered.add(memory, 0, sizeBytes)
-    callbacks.onBytes(gathered)
-    this.#around.giveBackGathered(gathered)
   }
 
   write(offset: number, bytes: Uint8Array, callbacks: WriteCallbacks): void {
@@ -239,7 +284,7 @@ export class LiveImage implements ServedImage, ParkingImage {
   }
 
   later(callback: () => void): void {
-    this.#around.later(callback)
+    this.#around.timers.after(0, callback)
   }
 
   lose(offset: number, sizeBytes: number): void {
@@ -273,9 +318,8 @@ export class LiveImage implements ServedImage, ParkingImage {
     }
   }
 
-  cancel(who: ReadCallbacks | WriteCallbacks | ChunkWaiter): void {
+  cancel(who: ReadCallbacks | WriteCallbacks): void {
     for (const parked of this.parked) if (parked.callbacks === who) parked.cancel()
-    if ('onChunk' in who) this.forget(who)
   }
 
   stretch(page: number): Stretch {
@@ -298,41 +342,12 @@ export class LiveImage implements ServedImage, ParkingImage {
     return pages
   }
 
-  addressOf(slot: number, page: number): number {
-    return this.#around.segmentOf(slot).address + this.#around.arena.offsetOf(slot) + page * PAGE_BYTES
-  }
-
-  want(chunk: number, waiter: ChunkWaiter): void {
-    this.#around.wants.want(this.#image.handle, chunk, waiter, this.#deadlineMs)
+  want(chunk: number, waiter: ChunkWaiter, deadlineAt: number): void {
+    this.#around.wants.want(this.restore, chunk, waiter, deadlineAt)
   }
 
   forget(waiter: ChunkWaiter): void {
     this.#around.wants.forget(waiter)
-  }
-
-  markZero(page: number, count: number): void {
-    for (let at = page; this.#overlay !== undefined && at < page + count; ) at += this.#overlay.zero(at, page + count - at)
-  }
-
-  countHit(pages: number): void {
-    this.counters.hit(pages * PAGE_BYTES)
-    this.#around.wants.countHits(1, pages * PAGE_BYTES)
-  }
-
-  countZeros(pages: number): void {
-    this.counters.zeros(pages * PAGE_BYTES)
-  }
-
-  countChunk(tier: Tier): void {
-    this.counters.chunk(tier)
-  }
-
-  countMiss(pages: number, waitedMs: number): void {
-    this.counters.miss(pages * PAGE_BYTES, waitedMs)
-  }
-
-  countFailure(): void {
-    this.counters.failure()
   }
 
   /** @throws CORRUPT for a page that was lost */

@@ -1,7 +1,7 @@
 /** What the images of one pager share. */
 import type { Arena } from '../arena.ts'
 import { PAGE_BYTES } from '../chunk.ts'
-import { TRANSFER_BYTES_MAX } from '../pager.ts'
+import { type PagerLoop, TRANSFER_BYTES_MAX } from '../pager.ts'
 import type { Native } from '../util/native.ts'
 import { GatheredBytes, type PlacedMemory, placed } from './gathered.ts'
 import { Staging } from './staging.ts'
@@ -10,25 +10,37 @@ import type { Wants } from './wants.ts'
 /** Pages of a transfer that does not begin at one: the most pieces it can have. */
 const PIECES_MAX = TRANSFER_BYTES_MAX / PAGE_BYTES + 1
 
-export class ImageSurroundings {
-  readonly wants: Wants
+export interface SurroundingsOptions {
   readonly arena: Arena
+  readonly wants: Wants
+  /** Of the thread's loop. */
+  readonly timers: Pick<PagerLoop, 'after'>
+  /** Undefined: nobody needs addresses. */
+  readonly native: Native | undefined
+  /** Counts what was found in the arena, as `Engine.countHits`. */
+  countHits(chunks: number, bytes: number): void
+}
+
+export class ImageSurroundings {
+  readonly arena: Arena
+  readonly wants: Wants
+  readonly timers: SurroundingsOptions['timers']
+  readonly countHits: SurroundingsOptions['countHits']
   readonly staging: Staging
   readonly zeros: PlacedMemory
   /** A page that is put together to be written. */
   readonly page: Buffer = Buffer.alloc(PAGE_BYTES)
   readonly native: Native | undefined
-  /** Calls back in a later turn of the thread's loop. */
-  readonly later: (callback: () => void) => void
   /** Address of each segment of the arena. */
   readonly #segments: readonly PlacedMemory[]
   readonly #gathered: GatheredBytes[] = []
 
-  constructor(wants: Wants, native: Native | undefined, later: (callback: () => void) => void) {
+  constructor({ arena, wants, timers, native, countHits }: SurroundingsOptions) {
+    this.arena = arena
     this.wants = wants
-    this.later = later
-    this.arena = wants.arena
+    this.timers = timers
     this.native = native
+    this.countHits = countHits
     this.staging = new Staging(native)
     this.zeros = placed(Buffer.from(new ArrayBuffer(TRANSFER_BYTES_MAX)), native)
     this.#segments = this.arena.segments.map(segment => placed(segment, native))

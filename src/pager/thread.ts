@@ -7,32 +7,37 @@
  */
 import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads'
 import { Arena } from '../arena.ts'
+import { WANTS_MAX } from '../engine/line.ts'
+import { LineClient } from '../engine/line-client.ts'
 import { ThawError } from '../errors.ts'
-import type { FrontEnd, FrontEndContext, FrontEndSpec, PagedImage, PagerLoop, Watched } from '../pager.ts'
+import type { FaultContext, FrontEnd, FrontEndSpec, PagedImage, PagerLoop, Watched } from '../pager.ts'
 import { silenceEventFd } from '../util/eventfd.ts'
 import { failureOf } from '../util/failure.ts'
 import type { Native } from '../util/native.ts'
-import { Loop } from './loop.ts'
+import { LineSource } from './line-source.ts'
+import { Loop, type TurnOwner } from './loop.ts'
 import type { FromPager, PagerInput, PagerRequest, ToPager } from './messages.ts'
 import { OpenDescriptors } from './open-descriptors.ts'
 import { LiveImage } from './served-image.ts'
 import { ImageSurroundings } from './surroundings.ts'
-import { LineWants } from './wants.ts'
+import { Wants } from './wants.ts'
 
 /** Who serves which kind. */
-export type Starters = Readonly<Record<string, (context: FrontEndContext, spec: never) => FrontEnd>>
+export type Starters = Readonly<Record<string, (context: FaultContext, spec: never) => FrontEnd>>
 
 interface ServedRestore {
   readonly images: Map<string, LiveImage>
   readonly deadlineMs: number
   readonly frontEnds: Set<number>
+  /** Its descriptors take turns with those of others. */
+  readonly turns: TurnOwner
 }
 
 export class PagerThread {
   readonly #native: Native
   readonly #port: MessagePort
   readonly #starters: Starters
-  readonly #wants: LineWants
+  readonly #line: LineClient
   readonly #loop: Loop
   readonly #descriptors: OpenDescriptors
   readonly #around: ImageSurroundings
@@ -44,11 +49,11 @@ export class PagerThread {
     this.#native = native
     this.#port = port
     this.#starters = starters
-    this.#wants = new LineWants(new Arena(arena), line)
-    this.#loop = new Loop({ native, epollFd, source: this.#wants, spinMicroseconds })
-    this.#wants.attach(this.#loop)
+    this.#line = new LineClient(line)
+    const source = new LineSource(this.#line, answer => this.#around.wants.answer(answer))
+    this.#loop = new Loop({ native, epollFd, source, spinMicroseconds })
     this.#descriptors = new OpenDescriptors(input.descriptors, fd => native.close(fd))
-    this.#around = new ImageSurroundings(this.#wants, native, callback => void this.#loop.after(0, callback))
+    this.#around = this.#surroundings(new Arena(arena))
     this.#loop.watch(
       bellFd,
       bell(bellFd, () => this.#hear()),
@@ -60,10 +65,17 @@ export class PagerThread {
     )
   }
 
+  #surroundings(arena: Arena): ImageSurroundings {
+    const timers = this.#loop
+    const wants = new Wants({ arena, requests: this.#line, requestsMax: WANTS_MAX, timers })
+    const countHits = (chunks: number, bytes: number): void => this.#line.countHits(chunks, bytes)
+    return new ImageSurroundings({ arena, wants, timers, native: this.#native, countHits })
+  }
+
   /** Serves until main says stop. */
   run(): void {
     this.#loop.run()
-    this.#wants.close()
+    this.#line.close()
   }
 
   #hear(): void {
@@ -108,7 +120,8 @@ export class PagerThread {
   }
 
   #open(restore: number, deadlineMs: number, images: readonly PagedImage[]): void {
-    const served: ServedRestore = { images: new Map(), deadlineMs, frontEnds: new Set() }
+    const turns = { tenant: images[0]?.owner.tenant, servedAt: 0 }
+    const served: ServedRestore = { images: new Map(), deadlineMs, frontEnds: new Set(), turns }
     for (const image of images) setImage(served, image, this.#around)
     this.#restores.set(restore, served)
   }
@@ -120,12 +133,13 @@ export class PagerThread {
   }
 
   #start(restore: number, frontEnd: number, spec: FrontEndSpec): void {
-    const { images, frontEnds } = this.#restore(restore)
-    const context: FrontEndContext = {
+    const { images, frontEnds, turns } = this.#restore(restore)
+    const context: FaultContext = {
       native: this.#native,
       descriptors: this.#descriptors,
-      loop: this.#loopOf(frontEnd),
+      loop: this.#loopOf(frontEnd, turns),
       images,
+      faultsOf: name => images.get(name)!.faults,
       emit: event => this.#post({ kind: 'event', frontEnd, event }),
     }
     this.#frontEnds.set(frontEnd, this.#starters[spec.kind]!(context, spec as never))
@@ -133,10 +147,10 @@ export class PagerThread {
   }
 
   /** A timer of a front end that throws is that front end's end. What is watched has its own `onBroken`. */
-  #loopOf(frontEnd: number): PagerLoop {
+  #loopOf(frontEnd: number, turns: TurnOwner): PagerLoop {
     const loop = this.#loop
     return {
-      watch: (fd, watched) => loop.watch(fd, watched),
+      watch: (fd, watched) => loop.watch(fd, watched, turns),
       rewatch: (fd, interest) => loop.rewatch(fd, interest),
       unwatch: fd => loop.unwatch(fd),
       after: (ms, callback) =>

@@ -58,6 +58,8 @@ export interface ServedState {
 export interface ServingOptions {
   /** Of the restore. */
   readonly id: string
+  /** Of the snapshot; undefined: the platform's. */
+  readonly tenant: string | undefined
   readonly pagers: Pagers
   readonly engine: Engine
   readonly held: HeldSnapshot
@@ -183,8 +185,9 @@ export class Serving {
   }
 
   #pagedImage({ image, overlay, figures }: ServedState): PagedImage {
-    const { handle } = this.#options.held
-    return { name: image.name, kind: image.kind, image: { ...image.share(), handle }, overlay, figures }
+    const { id, tenant = '', held } = this.#options
+    const owner = { tenant, restore: id }
+    return { name: image.name, kind: image.kind, image: { ...image.share(), handle: held.handle }, owner, overlay, figures }
   }
 
   /** Nobody knows whether all that was written to these images has arrived. */

@@ -22,7 +22,6 @@ export function fakeImage(name: string, bytes: Buffer, isWritable = false): Fake
   const cancelled: unknown[] = []
   const lost: [number, number][] = []
   const stretch: Stretch = { isZero: false, pages: 0 }
-  const unused = (): never => assert.fail('not of a file')
   const pageCount = Math.ceil(bytes.length / PAGE_BYTES)
   const isZero = (page: number): boolean => bytes.subarray(page * PAGE_BYTES, (page + 1) * PAGE_BYTES).every(byte => byte === 0)
   const perform = (who: unknown, work: (code?: ErrorCode) => void): void => {
@@ -73,17 +72,6 @@ export function fakeImage(name: string, bytes: Buffer, isWritable = false): Fake
       waiting.clear()
       for (const work of all) work(code)
     },
-    get reader() {
-      return unused()
-    },
-    addressOf: unused,
-    want: unused,
-    markZero: unused,
-    countHit: unused,
-    countZeros: unused,
-    countChunk: unused,
-    countMiss: unused,
-    countFailure: unused,
   }
   return image
 }

@@ -1,8 +1,7 @@
 /** An image in plain memory for sessions: pages can be missing until a test says that they have come, or cannot be had. */
 import { PAGE_BYTES } from '../../src/chunk.ts'
 import type { ErrorCode } from '../../src/errors.ts'
-import type { ChunkWaiter, Gathered, ReadCallbacks, ServedImage, Stretch, WriteCallbacks } from '../../src/pager.ts'
-import type { ImageReader } from '../../src/reader.ts'
+import type { Gathered, ReadCallbacks, ServedImage, Stretch, WriteCallbacks } from '../../src/pager.ts'
 
 interface Waiting {
   readonly page: number
@@ -62,7 +61,7 @@ export class FakeImage implements ServedImage {
     callbacks.onWritten()
   }
 
-  cancel(who: ReadCallbacks | WriteCallbacks | ChunkWaiter): void {
+  cancel(who: ReadCallbacks | WriteCallbacks): void {
     this.waiting = this.waiting.filter(({ callbacks }) => callbacks !== who)
   }
 
@@ -98,22 +97,7 @@ export class FakeImage implements ServedImage {
     return this.pageCount
   }
 
-  get reader(): ImageReader {
-    throw new Error('an NBD server reads pages, not chunks')
-  }
-
-  addressOf(): number {
-    return 0
-  }
-
   lose(): void {}
-  want(): void {}
-  markZero(): void {}
-  countHit(): void {}
-  countZeros(): void {}
-  countChunk(): void {}
-  countMiss(): void {}
-  countFailure(): void {}
 }
 
 function gathered(bytes: Buffer): Gathered {

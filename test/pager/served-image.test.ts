@@ -16,6 +16,7 @@ import { type MarkedStore, markedPages, markedStore, ROOT } from '../engine/mark
 const CHUNKS = 40
 const CHUNK_PAGES = 3
 const DEADLINE_MS = 2000
+const owner = { tenant: 'acme', restore: 'r1' }
 /** The last page is short. */
 const SIZE_BYTES = 150 * PAGE_BYTES - 1000
 const PAGES = 150
@@ -79,7 +80,7 @@ async function open(objects: ObjectStore, { sizeMax, writable = true, zeroBytes 
   const zeros = { starts: Uint32Array.of(0, pageCount(sizeBytes)), chunks: Int32Array.of(ZERO), firsts: Uint8Array.of(0) }
   const image = { sizeBytes, ...(zeroBytes === undefined ? map : zeros), numbers: held.numbers, handle: held.handle }
   const shared = writable ? await overlay.image('memory', { written: true }) : undefined
-  const images = mainImages(engine, held, [{ name: 'memory', kind: 'memory', image, overlay: shared, figures }], DEADLINE_MS)
+  const images = mainImages(engine, held, [{ name: 'memory', kind: 'memory', image, owner, overlay: shared, figures }], DEADLINE_MS)
   return {
     image: images.get('memory')!,
     figures,

@@ -4,7 +4,7 @@
  * Whoever handed over a userfaultfd and is turned away is killed: its guest waits for pages that nobody will bring. Others are left alone, their connection closed.
  */
 import { isThawError } from '../../errors.ts'
-import type { FrontEndContext, Watched } from '../../pager.ts'
+import type { FaultContext, Watched } from '../../pager.ts'
 import { ERRNO, type Native } from '../../util/native.ts'
 import { killErrno, killProcess, type PeerProcess } from '../../util/pidfd.ts'
 import { MESSAGE_BYTES_MAX, parseHandshake } from './handshake.ts'
@@ -13,7 +13,7 @@ import type { RegionLayout } from './regions.ts'
 import type { TakenVmm } from './vmm.ts'
 
 export interface ConnectionOptions {
-  readonly context: FrontEndContext
+  readonly context: FaultContext
   /** The descriptors of both are of `context.descriptors`, and the connection's. */
   readonly socket: number
   readonly peer: PeerProcess

@@ -16,7 +16,7 @@ import { ABSENT } from '../../arena.ts'
 import { PAGE_BYTES } from '../../chunk.ts'
 import type { ErrorCode, Tier } from '../../errors.ts'
 import { ZERO } from '../../pagemap.ts'
-import type { ChunkWaiter, PagerLoop, ServedImage } from '../../pager.ts'
+import type { ChunkWaiter, PagerLoop, ServedFaults, ServedImage } from '../../pager.ts'
 import { ERRNO, type Native } from '../../util/native.ts'
 import { HugePages, NO_ROOM, UNDER_WAY } from './huge-pages.ts'
 import type { Userfaultfd } from './kernel.ts'
@@ -54,6 +54,7 @@ export interface FaultsOptions {
   readonly native: Native
   readonly uffd: Userfaultfd
   readonly image: ServedImage
+  readonly pages: ServedFaults
   readonly regions: Regions
   readonly loop: PagerLoop
   readonly neighbours: number
@@ -65,7 +66,7 @@ export interface FaultsOptions {
 
 export class Faults implements ChunkWaiter {
   readonly #uffd: Userfaultfd
-  readonly #image: ServedImage
+  readonly #pages: ServedFaults
   readonly #regions: Regions
   readonly #loop: PagerLoop
   readonly #neighbours: number
@@ -83,11 +84,11 @@ export class Faults implements ChunkWaiter {
   constructor(options: FaultsOptions) {
     this.#options = options
     this.#uffd = options.uffd
-    this.#image = options.image
+    this.#pages = options.pages
     this.#regions = options.regions
     this.#loop = options.loop
     this.#neighbours = options.neighbours
-    this.#huge = new HugePages(options.native, options.image, {
+    this.#huge = new HugePages(options.native, options.image, options.pages, {
       onReady: address => this.#guard(() => this.#serveReady(address)),
       onFailed: (address, code) => this.#guard(() => this.#unreadable(address, code)),
     })
@@ -117,18 +118,18 @@ export class Faults implements ChunkWaiter {
   }
 
   #serveFromImage(region: Region, page: number, givenChunk: number, givenSlot: number): void {
-    const { reader } = this.#image
+    const { reader } = this.#pages
     const { chunk, first, count } = reader.locate(region.firstPage + page)
     if (chunk === ZERO) this.#placeZeros(region, page, Math.min(count, ZEROS_AT_ONCE))
     else if (chunk === givenChunk && givenSlot !== ABSENT) {
       const done = this.#place(region, page, givenSlot, first, count)
-      if (done > 0) this.#image.countMiss(done, performance.now() - this.#waiting.takenSince)
+      if (done > 0) this.#pages.countMiss(done, performance.now() - this.#waiting.takenSince)
     } else {
       const slot = reader.pin(chunk)
       if (slot === ABSENT) this.#want(region.addressOf(page), chunk)
       else {
         const done = this.#place(region, page, slot, first, count)
-        if (done > 0) this.#image.countHit(done)
+        if (done > 0) this.#pages.countHit(done)
         reader.unpin(slot)
       }
     }
@@ -136,7 +137,7 @@ export class Faults implements ChunkWaiter {
 
   #want(address: number, chunk: number): void {
     this.#wait(address, chunk)
-    if (!this.#isOver) this.#image.want(chunk, this)
+    if (!this.#isOver) this.#pages.want(chunk, this)
   }
 
   /** Installs a page from a slot in which `count` pages of the image follow each other from `first` on. Returns as `#put`. */
@@ -144,7 +145,7 @@ export class Faults implements ChunkWaiter {
     const stretch = Math.max(this.#neighbours, this.#streams.stretchAt(region.firstPage + page))
     const ahead = Math.min(stretch, count - 1, this.#aheadLeft)
     const pages = ahead === 0 ? 1 : 1 + region.countFresh(page + 1, ahead)
-    const done = this.#put(region, page, pages, this.#image.addressOf(slot, first))
+    const done = this.#put(region, page, pages, this.#pages.addressOf(slot, first))
     if (done > 0) {
       this.#aheadLeft -= done - 1
       this.#streams.reached(region.firstPage + page + done)
@@ -155,7 +156,7 @@ export class Faults implements ChunkWaiter {
   #placeZeros(region: Region, page: number, count: number): void {
     const pages = count === 1 ? 1 : 1 + region.countFresh(page + 1, count - 1)
     const done = this.#put(region, page, pages, ZEROS)
-    if (done > 0) this.#image.countZeros(done)
+    if (done > 0) this.#pages.countZeros(done)
   }
 
   /**
@@ -228,7 +229,7 @@ export class Faults implements ChunkWaiter {
     this.#tries = 0
     this.#shortSince = undefined
     region.place(page, pages)
-    if (region.isRemoved(page)) this.#image.countZeros(pages)
+    if (region.isRemoved(page)) this.#pages.countZeros(pages)
   }
 
   /** A huge page has been put together; its buffer is then free for one that waits for one. */
@@ -263,14 +264,14 @@ export class Faults implements ChunkWaiter {
     let start = region.nextRemoved(false, from, end)
     for (let pieces = 1; start < end; pieces++) {
       const until = pieces === PIECES_TOLD ? end : region.nextRemoved(true, start, end)
-      this.#image.markZero(region.firstPage + start, until - start)
+      this.#pages.markZero(region.firstPage + start, until - start)
       start = region.nextRemoved(false, until, end)
     }
   }
 
   onChunk(chunk: number, slot: number, tier: Tier): void {
     this.#guard(() => {
-      this.#image.countChunk(tier)
+      this.#pages.countChunk(tier)
       this.beginTurn()
       const waiting = this.#waiting
       for (let place = waiting.take(chunk, waiting.count); place >= 0; place = waiting.take(chunk, place))
@@ -281,7 +282,7 @@ export class Faults implements ChunkWaiter {
   onChunkFailed(chunk: number, code: ErrorCode | undefined): void {
     this.#guard(() => {
       if (this.#waiting.take(chunk, this.#waiting.count) < 0) return
-      this.#image.countFailure()
+      this.#pages.countFailure()
       this.#unreadable(this.#waiting.taken, code)
     })
   }
@@ -336,7 +337,7 @@ export class Faults implements ChunkWaiter {
     this.#stopRetry?.()
     this.#stopRetry = undefined
     this.#waiting.clear()
-    this.#image.cancel(this)
+    this.#pages.forget(this)
     this.#huge.close()
   }
 }

@@ -7,7 +7,7 @@
 import { PAGE_BYTES } from '../../chunk.ts'
 import type { ErrorCode } from '../../errors.ts'
 import { ZERO } from '../../pagemap.ts'
-import { type Gathered, type ReadCallbacks, type ServedImage, TRANSFER_BYTES_MAX } from '../../pager.ts'
+import { type Gathered, type ReadCallbacks, type ServedFaults, type ServedImage, TRANSFER_BYTES_MAX } from '../../pager.ts'
 import type { Native } from '../../util/native.ts'
 import { HUGE_PAGE_BYTES } from './handshake.ts'
 import type { Region } from './regions.ts'
@@ -30,20 +30,22 @@ export const UNDER_WAY: number = -2
 export class HugePages {
   readonly #native: Native
   readonly #image: ServedImage
+  readonly #pages: ServedFaults
   readonly #callbacks: HugePagesCallbacks
   readonly #buffers: HugeBuffer[] = []
   /** Where 2 MiB of zeros lie. */
   #zeros: { readonly bytes: Buffer; readonly address: number } | undefined
 
-  constructor(native: Native, image: ServedImage, callbacks: HugePagesCallbacks) {
+  constructor(native: Native, image: ServedImage, pages: ServedFaults, callbacks: HugePagesCallbacks) {
     this.#native = native
     this.#image = image
+    this.#pages = pages
     this.#callbacks = callbacks
   }
 
   /** @returns the address to copy the huge page at `page` of a region from, until `release`; NO_ROOM; or UNDER_WAY */
   find(region: Region, page: number): number {
-    const { chunk, count } = this.#image.reader.locate(region.firstPage + page)
+    const { chunk, count } = this.#pages.reader.locate(region.firstPage + page)
     if (region.isRemoved(page) || (chunk === ZERO && count >= HUGE_PAGE_BYTES / PAGE_BYTES)) return this.#zerosAddress()
     const address = region.addressOf(page)
     const buffer = this.#bufferOf(address) ?? this.#bufferOf(undefined) ?? this.#addBuffer()

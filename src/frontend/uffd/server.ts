@@ -6,7 +6,7 @@
  */
 import assert from 'node:assert/strict'
 import { isThawError } from '../../errors.ts'
-import type { FrontEnd, FrontEndContext, ServedImage, Watched } from '../../pager.ts'
+import type { FaultContext, FrontEnd, ServedImage, Watched } from '../../pager.ts'
 import { killProcess, type PeerProcess, peerProcess } from '../../util/pidfd.ts'
 import { systemError } from '../../util/system-error.ts'
 import { removeSocketFile } from '../socket.ts'
@@ -25,12 +25,12 @@ const F_DUPFD_CLOEXEC = 1030
 const ACCEPT_FLAGS = 0o4000 | 0o2000000
 
 /** @throws nothing: what goes wrong later is told as events */
-export function startUffd(context: FrontEndContext, spec: UffdSpec): FrontEnd {
+export function startUffd(context: FaultContext, spec: UffdSpec): FrontEnd {
   return new UffdServer(context, spec)
 }
 
 class UffdServer implements FrontEnd, Watched {
-  readonly #context: FrontEndContext
+  readonly #context: FaultContext
   readonly #spec: UffdSpec
   readonly #image: ServedImage
   readonly #connections = new Set<Connection>()
@@ -38,7 +38,7 @@ class UffdServer implements FrontEnd, Watched {
   #stopPause: (() => void) | undefined
   #vmm: Vmm | undefined
 
-  constructor(context: FrontEndContext, spec: UffdSpec) {
+  constructor(context: FaultContext, spec: UffdSpec) {
     const image = context.images.get(spec.image)
     assert(image !== undefined)
     this.#context = context

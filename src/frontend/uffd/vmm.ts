@@ -8,7 +8,7 @@
  * what there is does no harm.
  */
 import { isThawError } from '../../errors.ts'
-import type { FrontEndContext, ServedImage, Watched } from '../../pager.ts'
+import type { FaultContext, ServedImage, Watched } from '../../pager.ts'
 import { ERRNO } from '../../util/native.ts'
 import { hasEnded, killProcess, type PeerProcess } from '../../util/pidfd.ts'
 import { type FaultFailure, Faults } from './faults.ts'
@@ -29,7 +29,7 @@ export interface TakenVmm {
 }
 
 export class Vmm implements Watched {
-  readonly #context: FrontEndContext
+  readonly #context: FaultContext
   readonly #taken: TakenVmm
   readonly #emit: (event: UffdEvent) => void
   readonly #uffd: Userfaultfd
@@ -39,7 +39,7 @@ export class Vmm implements Watched {
   #stopUnregistering: (() => void) | undefined
   #state: 'served' | 'dying' | 'gone' = 'served'
 
-  constructor(context: FrontEndContext, spec: UffdSpec, image: ServedImage, taken: TakenVmm, emit: (event: UffdEvent) => void) {
+  constructor(context: FaultContext, spec: UffdSpec, image: ServedImage, taken: TakenVmm, emit: (event: UffdEvent) => void) {
     this.#context = context
     this.#taken = taken
     this.#emit = emit
@@ -50,6 +50,7 @@ export class Vmm implements Watched {
       native: context.native,
       uffd: this.#uffd,
       image,
+      pages: context.faultsOf(image.name),
       regions: this.#regions,
       loop: context.loop,
       neighbours: spec.neighbours,
