@@ -198,6 +198,17 @@ describe('a pager that dies', () => {
     expect(await descriptorsOfFuse()).toBe(0)
   })
 
+  it('takes what was not sent with it: what could be written to is committed no more', async () => {
+    const pagers = heldPagers()
+    const restore = await served.restore()
+    await using mounted = await mount(restore, served.folder(), { writable: ['memory'] })
+    for (const pager of pagers) await pager.terminate()
+    await mounted.ended
+    expect(served.events).toContainEqual(expect.objectContaining({ kind: 'damaged', image: 'memory' }))
+    expect(await codeOfAsync(() => restore.commit())).toBe('CORRUPT')
+    await restore.close()
+  })
+
   it('before it has a mount leaves none, and closes nothing twice', async () => {
     heldPagers(pager => void pager.terminate())
     const restore = await served.restore()
