@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest'
+import { HedgeBudget } from '../../src/cache/hedge.ts'
 import { Origin, OriginCounters, type OriginOptions } from '../../src/cache/origin.ts'
 import { ThawError } from '../../src/errors.ts'
 import { VirtualClock } from '../../src/testing.ts'
@@ -166,6 +167,26 @@ describe('a hedge', () => {
     const startedMs = clock.now()
     await fetch()
     expect(store.trace.at(-1)).toBe(`0 at ${startedMs + 1}`)
+  })
+})
+
+describe('the budget of second tries', () => {
+  it('allows the first after exactly twenty reads', () => {
+    const budget = new HedgeBudget()
+    for (let read = 0; read < 19; read++) budget.earn()
+    expect(budget.allows).toBe(false)
+    budget.earn()
+    expect(budget.allows).toBe(true)
+    budget.spend()
+    expect(budget.allows).toBe(false)
+  })
+
+  it('saves ten at most, however many reads needed none', () => {
+    const budget = new HedgeBudget()
+    for (let read = 0; read < 10_000; read++) budget.earn()
+    let burst = 0
+    for (; budget.allows; burst++) budget.spend()
+    expect(burst).toBe(10)
   })
 })
 

@@ -75,6 +75,20 @@ describe('the slots of an arena', () => {
     expect(evicted).toEqual([10])
   })
 
+  it('leave in a bounded step, however many were read since the last look', async () => {
+    const { arena, evicted, bring } = bench(1000)
+    for (let number = 0; number < 1000; number++) await bring(number)
+    for (let number = 0; number < 1000; number++) arena.unpin(arena.pin(number))
+    let looks = 0
+    const takeUsed = arena.takeUsed.bind(arena)
+    arena.takeUsed = slot => {
+      looks++
+      return takeUsed(slot)
+    }
+    await bring(1000)
+    expect([evicted.length, looks <= 260]).toEqual([1, true])
+  })
+
   it('stay what they are while they are pinned', async () => {
     const { arena, evicted, bring } = bench(2)
     const pinned = await bring(10, 1)
