@@ -96,6 +96,6 @@ it('hears that it was unmounted, also while it takes nothing', () => {
   expect(isListening).toBe(false)
   isUnmounted = true
   watched!.serve()
-  expect(events).toEqual([{ kind: 'unmounted' }])
+  expect(events).toEqual([{ kind: 'unmounted', inUse: false }])
   expect([watched, answered]).toEqual([undefined, WAITING_MAX])
 })
