@@ -16,8 +16,11 @@ import type { Engine, HeldSnapshot, Pinned, WantOptions } from '../../src/engine
 import { ThawError } from '../../src/errors.ts'
 import { Urgency } from '../../src/util/urgency.ts'
 import { codeOfAsync } from '../code-of.ts'
+import { watchForLoops } from '../watchdog.ts'
 import type { LineThreadOptions, LineThreadResult } from './line-thread.ts'
 import { type MarkedStore, markedStore, ROOT } from './marked-store.ts'
+
+watchForLoops()
 
 const CHUNKS = 40
 const PAGES = 2

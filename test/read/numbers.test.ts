@@ -3,6 +3,9 @@ import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { ChunkNumbers, type IdentityColumns, SLICE_CHUNKS } from '../../src/engine/numbers.ts'
 import { codeOfAsync } from '../code-of.ts'
+import { watchForLoops } from '../watchdog.ts'
+
+watchForLoops()
 
 /** What tells a chunk apart: each part is a small number, so that many share two of three. */
 interface Identity {

@@ -2,6 +2,9 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { Timers } from '../../src/util/timers.ts'
+import { watchForLoops } from '../watchdog.ts'
+
+watchForLoops()
 
 describe('timers', () => {
   it('ring in the order in which they are due, and those that were taken back not at all', () => {
