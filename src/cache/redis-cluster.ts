@@ -10,7 +10,7 @@ import type { Cluster, Redis, RedisOptions } from 'ioredis'
 import { Breaker } from '../util/breaker.ts'
 import type { Clock } from '../util/clock.ts'
 import { backoffMs } from '../util/retry.ts'
-import { connectionOptions, type Ioredis, RedisConnection, Sockets } from './redis-connection.ts'
+import { connectionOptions, type Ioredis, RedisConnection, type Secrets, Sockets } from './redis-connection.ts'
 import { type CallLimits, RedisNode } from './redis-node.ts'
 import type { Servers } from './redis-target.ts'
 import type { RedisAddress } from './redis-url.ts'
@@ -20,14 +20,9 @@ const SLOTS_TIMEOUT_MS = 1_000
 const REDIRECTIONS_MAX = 4
 
 /** `addresses`: at least one, with the same credentials; where to ask for the others. */
-export function connectCluster(
-  ioredis: Ioredis,
-  addresses: readonly RedisAddress[],
-  ca: string | undefined,
-  { clock }: CallLimits,
-): Servers {
-  const sockets = new Sockets(ioredis)
-  const { db: _, ...redisOptions } = connectionOptions(addresses[0]!, ca, sockets)
+export function connectCluster(ioredis: Ioredis, addresses: readonly RedisAddress[], secrets: Secrets, { clock }: CallLimits): Servers {
+  const sockets = new Sockets(ioredis, secrets)
+  const { db: _, ...redisOptions } = connectionOptions(addresses[0]!, sockets)
   const cluster = new ioredis.Cluster(
     addresses.map(({ host, port }) => ({ host, port })),
     {

@@ -11,6 +11,7 @@ import { connect as connectTcp, isIP, type Socket } from 'node:net'
 import { connect as connectTls } from 'node:tls'
 import type { ClusterOptions, Command, Redis, RedisOptions } from 'ioredis'
 import type { Clock } from '../util/clock.ts'
+import type { Trust } from '../util/trust.ts'
 import { misfitOf, refusalOf } from './redis-errors.ts'
 import { ReplyGuard } from './redis-replies.ts'
 import type { RedisAddress } from './redis-url.ts'
@@ -22,11 +23,11 @@ export type CommonOptions = Omit<NonNullable<ClusterOptions['redisOptions']>, 'r
 
 const CONNECT_TIMEOUT_MS = 1_000
 
-export function connectionOptions(address: RedisAddress, ca: string | undefined, sockets: Sockets): CommonOptions {
+export function connectionOptions(address: RedisAddress, sockets: Sockets): CommonOptions {
   return {
     ...(address.username === undefined ? {} : { username: address.username }),
     ...(address.password === undefined ? {} : { password: address.password }),
-    ...(address.tls ? { tls: ca === undefined ? {} : { ca } } : {}),
+    ...(address.tls ? { tls: {} } : {}),
     db: address.db,
     Connector: sockets.Connector,
     connectTimeout: CONNECT_TIMEOUT_MS,
@@ -39,13 +40,21 @@ export function connectionOptions(address: RedisAddress, ca: string | undefined,
   }
 }
 
+/** What may change while a cache is open. */
+export interface Secrets {
+  readonly trust: Trust
+  /** Undefined: that of the URLs. Never rejects. */
+  password(): Promise<string | undefined>
+}
+
 /** The sockets of one cache. */
 export class Sockets {
   readonly #open = new Set<Socket>()
   /** To be given to ioredis. */
   readonly Connector: NonNullable<RedisOptions['Connector']>
 
-  constructor({ AbstractConnector }: Ioredis) {
+  /** `secrets` are looked at for each connection. */
+  constructor({ AbstractConnector }: Ioredis, { trust, password }: Secrets) {
     const open = this.#open
     this.Connector = class extends AbstractConnector {
       readonly #options: RedisOptions
@@ -56,21 +65,27 @@ export class Sockets {
       }
 
       /** Resolves to a socket that is still connecting, as ioredis wants it. */
-      connect(): Promise<Socket> {
+      async connect(): Promise<Socket> {
+        this.connecting = true
         const { host = 'localhost', port = 6379, tls } = this.#options
+        const given = await password()
+        if (given !== undefined) this.#options.password = given
+        const secureContext = tls === undefined ? undefined : await trust.context()
+        if (!this.connecting) throw new Error('the connection was closed')
         // An address is no server name; a name is one that Node sends only if told to.
         const named = isIP(host) === 0 ? { servername: host } : {}
-        const socket = tls === undefined ? connectTcp({ host, port }) : connectTls({ host, port, ...named, ...tls })
+        const socket = secureContext === undefined ? connectTcp({ host, port }) : connectTls({ host, port, ...named, secureContext })
         this.stream = socket
         open.add(socket)
         socket.once('close', () => open.delete(socket))
         socket.on('error', error => {
           this.firstError = error
         })
-        return Promise.resolve(socket)
+        return socket
       }
 
       override disconnect(): void {
+        this.connecting = false
         this.stream?.destroy()
       }
     }
@@ -169,6 +184,8 @@ export class RedisConnection {
 
   #supervise(command: Command): void {
     const { name, resolve, reject } = command
+    // ioredis took the password before the connector looked for a new one.
+    if (name === 'auth') command.args = [...command.args.slice(0, -1), this.redis.options.password ?? '']
     command.reject = error => reject(error.name === 'ReplyError' ? this.#refuse(refusalOf(name, error)) : error)
     if (name !== 'info' || this.#role === 'cluster') return
     command.resolve = reply => {

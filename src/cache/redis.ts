@@ -10,8 +10,10 @@ import type { SealedCache } from '../cache.ts'
 import { fromErrno } from '../errors.ts'
 import { type Clock, systemClock } from '../util/clock.ts'
 import { Lifetime } from '../util/lifetime.ts'
+import { Trust } from '../util/trust.ts'
 import { RedisCache } from './redis-cache.ts'
 import { connectCluster } from './redis-cluster.ts'
+import type { Secrets } from './redis-connection.ts'
 import { type RedisLayout, wholeLayout } from './redis-layout.ts'
 import type { CallLimits } from './redis-node.ts'
 import { connectServer } from './redis-server.ts'
@@ -30,9 +32,9 @@ export interface RedisCacheOptions {
   readonly urls: readonly string[]
   /** In place of one in the URLs. */
   readonly password?: string | undefined
-  /** A file that holds the password, in place of `password`; a line end after it is not part of it. */
+  /** A file that holds the password, in place of `password`; a line end after it is not part of it. Read again for each connection. */
   readonly passwordFile?: string | undefined
-  /** A PEM file with the CA that signed the servers' certificates; the system's are used otherwise. */
+  /** A PEM file with the CA that signed the servers' certificates. Otherwise Node's own and the system's are trusted. Looked at again for each connection. */
   readonly caFile?: string | undefined
   /** Mode `shards` with at least five nodes: four data stripes and one parity on five nodes, of which any four are enough. */
   readonly erasure?: boolean | undefined
@@ -57,15 +59,21 @@ export async function openRedisCache(options: RedisCacheOptions): Promise<Sealed
   const timeoutMs = positive('timeoutMs', options.timeoutMs ?? TIMEOUT_MS_DEFAULT)
   const addresses = addressesOf(options, mode, erasure)
   const password = await passwordOf(options)
-  const ca = options.caFile === undefined ? undefined : await readText(options.caFile, 'cannot read the CA of the L2 cache')
+  const secrets: Secrets = {
+    trust: new Trust({ onlyFile: options.caFile }),
+    // A file that cannot be read any more: what it said last.
+    password: () => passwordOf(options).catch(() => undefined),
+  }
+  // What cannot be read is said now, and not at each connection.
+  if (options.caFile !== undefined || addresses.some(({ tls }) => tls)) await secrets.trust.context()
   const nodes = password === undefined ? addresses : addresses.map(address => ({ ...address, password }))
   const ioredis = await import('ioredis')
 
   const life = new Lifetime(`L2 cache ${addresses.map(({ name }) => name).join(',')}`)
   const limits: CallLimits = { clock, timeoutMs, closing: life.signal }
   const targetOf = (servers: ReturnType<typeof connectServer>): RedisTarget => new RedisTarget(servers, limits, ttlSeconds)
-  if (mode === 'cluster') return new RedisCache(single(targetOf(connectCluster(ioredis, nodes, ca, limits))), life)
-  const targets = nodes.map(address => targetOf(connectServer(ioredis, address, ca, limits)))
+  if (mode === 'cluster') return new RedisCache(single(targetOf(connectCluster(ioredis, nodes, secrets, limits))), life)
+  const targets = nodes.map(address => targetOf(connectServer(ioredis, address, secrets, limits)))
   return new RedisCache(mode === 'shards' ? await sharded(targets, erasure) : single(targets[0]!), life)
 }
 

@@ -3,8 +3,11 @@
  */
 import http from 'node:http'
 import https from 'node:https'
+import type { Duplex } from 'node:stream'
+import type { SecureContext } from 'node:tls'
 import type * as Sdk from '@aws-sdk/client-s3'
 import type { Clock } from '../util/clock.ts'
+import { Trust } from '../util/trust.ts'
 import { type Identity, S3Credentials } from './s3-credentials.ts'
 import type { S3Location } from './s3-url.ts'
 
@@ -28,7 +31,7 @@ export interface S3Timeouts {
   readonly idleMs: number
 }
 
-/** Makes a client; no request yet. TypeError if no region is known for AWS itself. */
+/** Makes a client; no request yet. TypeError if no region is known for AWS itself; NOT_FOUND, DENIED for the file that AWS_CA_BUNDLE names. */
 export async function connectS3(location: S3Location, concurrency: number, timeouts: S3Timeouts, clock: Clock): Promise<S3Connection> {
   const [sdk, { defaultProvider }, { NodeHttpHandler }] = await Promise.all([
     import('@aws-sdk/client-s3'),
@@ -39,6 +42,9 @@ export async function connectS3(location: S3Location, concurrency: number, timeo
   const evaluate = (): Promise<Identity> =>
     defaultProvider({ ignoreCache: true, logger: SILENT, parentClientConfig: { ...client.config } })()
   const credentials = new S3Credentials(evaluate, clock)
+  const trust = new Trust({ moreFile: process.env.AWS_CA_BUNDLE || undefined })
+  // A file that cannot be read is said now, and not at each connection.
+  if (location.endpoint?.startsWith('http:') !== true) await trust.context()
   const agentOptions = { keepAlive: true, maxSockets: concurrency }
   const client: Sdk.S3Client = new sdk.S3Client({
     ...(location.endpoint !== undefined && { endpoint: location.endpoint }),
@@ -57,7 +63,7 @@ export async function connectS3(location: S3Location, concurrency: number, timeo
       socketTimeout: timeouts.idleMs,
       logger: SILENT,
       httpAgent: new http.Agent(agentOptions),
-      httpsAgent: new https.Agent(agentOptions),
+      httpsAgent: new TrustingAgent(trust, agentOptions),
     }),
   })
   try {
@@ -67,6 +73,30 @@ export async function connectS3(location: S3Location, concurrency: number, timeo
     throw new TypeError('no AWS region: set AWS_REGION or add ?region=… to the store URL', { cause })
   }
   return { sdk, client, credentials }
+}
+
+/** Trusts whom it is to trust at the time when a connection is made. */
+class TrustingAgent extends https.Agent {
+  readonly #trust: Trust
+
+  constructor(trust: Trust, options: https.AgentOptions) {
+    super(options)
+    this.#trust = trust
+  }
+
+  override createConnection(
+    options: https.RequestOptions & { secureContext?: SecureContext },
+    callback: (error: Error | null, stream: Duplex) => void,
+  ): undefined {
+    const connect = (secureContext: SecureContext): void => {
+      const more: typeof options = { ...options, secureContext }
+      const socket = super.createConnection(more, callback)
+      if (socket) callback(null, socket)
+    }
+    // Of a failure nothing but the error is looked at.
+    const failed = (error: Error): void => callback(error, undefined as unknown as Duplex)
+    this.#trust.context().then(connect, failed)
+  }
 }
 
 /** Other providers mostly ignore the region, but signing needs one. */

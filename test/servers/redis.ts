@@ -4,13 +4,14 @@
  */
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, rm } from 'node:fs/promises'
 import { connect, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { findProgram } from '../../scripts/find-program.ts'
+import { makeCertificates } from './certificates.ts'
 
 const READY_WITHIN_MS = 10_000
 const POLL_MS = 20
@@ -191,15 +192,4 @@ function tlsArguments(folder: string): readonly string[] {
     ...['--tls-cert-file', file('server.pem'), '--tls-key-file', file('server.key')],
     ...['--tls-ca-cert-file', file('ca.pem'), '--tls-auth-clients', 'no'],
   ]
-}
-
-/** A CA of its own and a certificate for 127.0.0.1, good for a day. */
-async function makeCertificates(folder: string): Promise<void> {
-  const openssl = (...args: readonly string[]): Promise<string> => run(program('openssl'), args, folder)
-  const key = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes']
-  await openssl('req', '-x509', ...key, '-keyout', 'ca.key', '-out', 'ca.pem', '-subj', '/CN=thaw test CA', '-days', '1')
-  await openssl('req', ...key, '-keyout', 'server.key', '-out', 'server.csr', '-subj', '/CN=127.0.0.1')
-  await writeFile(join(folder, 'names'), 'subjectAltName=IP:127.0.0.1\n')
-  const signed = ['-CA', 'ca.pem', '-CAkey', 'ca.key', '-CAcreateserial', '-days', '1', '-extfile', 'names']
-  await openssl('x509', '-req', '-in', 'server.csr', ...signed, '-out', 'server.pem')
 }
