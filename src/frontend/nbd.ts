@@ -4,8 +4,6 @@
  * Connections are served on the restore's pager (nbd/server.ts), which this thread cannot hold up. Those with TLS are served on this thread, as fast as it has time for them
  * (nbd/stream-server.ts).
  */
-import { readFile } from 'node:fs/promises'
-import { fromErrno } from '../errors.ts'
 import type { Restore } from '../restore.ts'
 import type { Descriptor } from '../util/descriptor.ts'
 import { loadNative, type Native } from '../util/native.ts'
@@ -13,7 +11,7 @@ import { type Closed, Lifecycle } from './lifecycle.ts'
 import { listenAtAddress, type TcpAddress } from './nbd/listen.ts'
 import { STRING_BYTES_MAX } from './nbd/protocol.ts'
 import type { NbdEvent, NbdSpec } from './nbd/server.ts'
-import type { TlsFiles } from './nbd/stream-connection.ts'
+import type { NbdTlsOptions, TlsFiles } from './nbd/tls-files.ts'
 import { checkOwner, checkPath, checkWhole } from './options.ts'
 import { listenAt, removeSocketFile } from './socket.ts'
 
@@ -37,12 +35,6 @@ export interface NbdOptions {
   readonly connectionsMax?: number | undefined
 }
 
-export interface NbdTlsOptions {
-  readonly certFile: string
-  readonly keyFile: string
-  readonly caFile?: string | undefined
-}
-
 /** How it ended: `closed` by its caller or with its restore; `failed`: nothing is served any more. */
 export type NbdEnd = Closed | Failed
 
@@ -62,7 +54,7 @@ const CONNECTIONS_MAX = 65_536
 export async function serveNbd(restore: Restore, image: string, options: NbdOptions): Promise<NbdServer> {
   checkOptions(options)
   restore.image(image)
-  const tls = options.tls && (await readTlsFiles(options.tls))
+  const tls = options.tls && (await (await import('./nbd/tls-files.ts')).TlsFiles.open(options.tls))
   const server = new NbdServer(restore, image, options)
   await server.start(await loadNative('serving NBD'), tls)
   return server
@@ -76,15 +68,6 @@ function checkOptions(options: NbdOptions): void {
   checkWhole('port', listen?.port, 0, 65_535)
   checkWhole('connectionsMax', connectionsMax, 1, CONNECTIONS_MAX)
   checkWhole('length of exportName', exportName === undefined ? undefined : Buffer.byteLength(exportName), 0, STRING_BYTES_MAX)
-}
-
-async function readTlsFiles({ certFile, keyFile, caFile }: NbdTlsOptions): Promise<TlsFiles> {
-  const read = (file: string): Promise<Buffer> =>
-    readFile(file).catch((error: unknown) => {
-      throw fromErrno(error, 'cannot read', file)
-    })
-  const [cert, key, ca] = await Promise.all([read(certFile), read(keyFile), caFile && read(caFile)])
-  return { cert, key, ca: ca || undefined }
 }
 
 /** Made by `serveNbd`. */

@@ -88,6 +88,26 @@ describe('with TLS', () => {
     expect(replies.map(({ type }) => type)).toEqual([OPTION_REPLY.tlsRequired, OPTION_REPLY.ack])
   })
 
+  it('a certificate that was replaced is for those who connect from then on', async () => {
+    const [served, later] = [join(disk.dir, 'served'), join(disk.dir, 'later')]
+    await makeCertificates(later)
+    await mkdir(served)
+    const takeFrom = async (folder: string): Promise<void> => {
+      for (const name of ['server-cert.pem', 'server-key.pem']) await copyFile(join(folder, name), join(served, name))
+    }
+    await takeFrom(certificates)
+    const files = { certFile: join(served, 'server-cert.pem'), keyFile: join(served, 'server-key.pem') }
+    await using server = await serveDisk(disk, restore, { listen: { host: '127.0.0.1', port: 0 }, tls: files })
+    const size = `${disk.image.length}\n`
+    expect(await runWell('nbdinfo', ['--size', withCertificates(server.uri)])).toBe(size)
+    // Half of it: the certificate and the key from before serve on.
+    await writeFile(files.certFile, 'half a fi')
+    expect(await runWell('nbdinfo', ['--size', withCertificates(server.uri)])).toBe(size)
+    await takeFrom(later)
+    expect(await runWell('nbdinfo', ['--size', withCertificates(server.uri, later)])).toBe(size)
+    expect((await run('nbdinfo', ['--size', withCertificates(server.uri)])).code).not.toBe(0)
+  })
+
   it('a client shows its certificate where one is asked for', async () => {
     await using server = await serveDisk(disk, restore, { listen: { host: '127.0.0.1', port: 0 }, tls: tls(true) })
     expect(await runWell('nbdinfo', ['--size', withCertificates(server.uri)])).toBe(`${disk.image.length}\n`)

@@ -4,6 +4,7 @@ import { createServer, type TLSSocket } from 'node:tls'
 import type { ErrorCode } from '../../errors.ts'
 import type { Gathered } from '../../pager.ts'
 import { Session, type SessionOptions } from './session.ts'
+import type { TlsFiles, TlsTerms } from './tls-files.ts'
 import type { TurnGiver } from './transmission.ts'
 import { type ReplyBuffer, WIRE_BUFFER_BYTES, type Wire } from './wire.ts'
 
@@ -11,14 +12,6 @@ import { type ReplyBuffer, WIRE_BUFFER_BYTES, type Wire } from './wire.ts'
 const KEPT_BYTES: number = 2 ** 20
 
 const NOTHING: Buffer = Buffer.alloc(0)
-
-/** Contents of PEM files. */
-export interface TlsFiles {
-  readonly cert: Buffer
-  readonly key: Buffer
-  /** Clients have to show a certificate that it signed. */
-  readonly ca: Buffer | undefined
-}
 
 export interface StreamConnectionOptions extends Pick<SessionOptions, 'image' | 'terms'> {
   /** Shared by connections that have their turns one after the other. */
@@ -42,6 +35,7 @@ export class StreamConnection implements TurnGiver {
   #rest: Buffer = NOTHING
   #turn: NodeJS.Immediate | undefined
   #isAgreed = false
+  #beganTls = false
   #isClosed = false
 
   constructor(options: StreamConnectionOptions) {
@@ -114,7 +108,7 @@ export class StreamConnection implements TurnGiver {
       this.#isAgreed = true
       this.#options.onAgreed()
     }
-    if (awaitsTls) this.#beginTls()
+    if (awaitsTls) this.#awaitTls()
     else if (isOver) this.#end()
     else this.#goOn(wants)
   }
@@ -136,11 +130,21 @@ export class StreamConnection implements TurnGiver {
     this.#socket.end(() => this.close())
   }
 
-  #beginTls(): void {
+  #awaitTls(): void {
+    if (this.#beganTls) return
+    this.#beganTls = true
     const { tls, socket } = this.#options
-    socket.removeAllListeners('data').removeAllListeners('drain')
+    socket.removeAllListeners('data').removeAllListeners('drain').pause()
     if (this.#rest.length > 0) return void this.close()
-    const { cert, key, ca } = tls
+    tls.terms().then(
+      terms => this.#beginTls(terms),
+      (error: unknown) => this.close(error),
+    )
+  }
+
+  #beginTls({ cert, key, ca }: TlsTerms): void {
+    if (this.#isClosed) return
+    const { socket } = this.#options
     const server = createServer({ cert, key, ca, requestCert: ca !== undefined, rejectUnauthorized: ca !== undefined })
     server.once('tlsClientError', () => this.close())
     server.once('secureConnection', secured => this.#secured(secured))

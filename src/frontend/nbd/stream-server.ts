@@ -8,7 +8,8 @@ import { once } from 'node:events'
 import { createServer, type Server, type Socket } from 'node:net'
 import type { ServedImage } from '../../pager.ts'
 import { HANDSHAKE_MS, type NbdEvent, UNREADABLE_INTERVAL_MS } from './server.ts'
-import { StreamConnection, type TlsFiles } from './stream-connection.ts'
+import { StreamConnection } from './stream-connection.ts'
+import type { TlsFiles } from './tls-files.ts'
 import { ReplyBuffer } from './wire.ts'
 
 export interface StreamServerOptions {
