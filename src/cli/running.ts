@@ -1,7 +1,7 @@
 /**
  * Running commands, found by their sockets in the state folder and asked over them (announce.ts).
  *
- * Sockets that refuse are of processes that were killed, and are removed. A process that does not answer in time is shown as that.
+ * Sockets that refuse and whose process is gone are removed. A process that does not answer in time is shown as that.
  */
 import { readdir, unlink } from 'node:fs/promises'
 import { request } from 'node:http'
@@ -47,9 +47,20 @@ async function ask(socket: string, pid: number, signal: AbortSignal): Promise<Fo
     const code = error instanceof Error && 'code' in error ? error.code : undefined
     if (code === 'ENOENT') return undefined
     if (code !== 'ECONNREFUSED') return { pid, socket, answer: undefined }
+    // One that lives is between making its socket and listening at it.
+    if (isAlive(pid)) return undefined
     // Not ours to remove, or removed by now: then it is somebody else's to care.
     await unlink(socket).catch(() => undefined)
     return undefined
+  }
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    return process.kill(pid, 0)
+  } catch (error) {
+    // Another user's lives too.
+    return !(error instanceof Error && 'code' in error && error.code === 'ESRCH')
   }
 }
 
