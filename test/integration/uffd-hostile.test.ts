@@ -158,3 +158,18 @@ function connect(path: string): Promise<Socket> {
     socket.once('error', reject)
   })
 }
+
+describe('a VMM that has its userfaultfd block while it is served', () => {
+  it('is killed; nobody else is held up', async () => {
+    await using other = await open.serve()
+    await using neighbour = await open.vmm(other)
+    await using served = await open.serve()
+    await using vmm = await open.vmm(served)
+    expect(await vmm.verify(0, 0, 10)).toMatchObject({ wrong: 0 })
+    await vmm.block()
+    await vmm.hang(0, 500).catch(() => undefined)
+    expect(await vmm.ended()).toEqual(KILLED)
+    expect(await served.pager.closed).toMatchObject({ reason: 'killed', pid: vmm.pid, why: expect.stringContaining('O_NONBLOCK') })
+    expect(await neighbour.verifyAll()).toEqual({ pages: IMAGE_PAGES, wrong: 0 })
+  })
+})

@@ -832,6 +832,14 @@ static const char *do_close_socket(const struct words *w) {
 }
 
 /* Whether the server hangs up, on the last connection, within that many ms. */
+/* The open file is shared with the server, which reads from it. */
+static const char *do_block(const struct words *w) {
+  (void)w;
+  if (fcntl(uffd, F_SETFL, fcntl(uffd, F_GETFL) & ~O_NONBLOCK)) return strerror(errno);
+  answer("{\"blocks\":true}");
+  return NULL;
+}
+
 static const char *do_await_hangup(const struct words *w) {
   struct pollfd fd = {.fd = sockets[options.connections - 1], .events = POLLRDHUP};
   int ready = poll(&fd, 1, (int)w->number[0]);
@@ -863,6 +871,7 @@ static const struct command {
     {"fork", "n", do_fork},
     {"unmap", "rpc", do_unmap},
     {"close-socket", "", do_close_socket},
+    {"block", "", do_block},
     {"await-hangup", "n", do_await_hangup},
     {"exit", "?n", do_exit},
 };

@@ -235,6 +235,11 @@ export class Vmm implements AsyncDisposable {
     await this.#ask(['close-socket'])
   }
 
+  /** Has reads of its userfaultfd wait, the server's too. */
+  async block(): Promise<void> {
+    await this.#ask(['block'])
+  }
+
   /** Whether the server hangs up on its last connection within that time. */
   async awaitHangup(timeoutMs: number): Promise<boolean> {
     return (await this.#ask<{ hangup: boolean }>(['await-hangup', timeoutMs], timeoutMs + ANSWER_WITHIN_MS)).hangup

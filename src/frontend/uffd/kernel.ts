@@ -67,8 +67,15 @@ export class Userfaultfd {
     const native = this.#native
     let size = this.#canNowait ? native.preadv2(this.fd, this.#vectorBytes, 1, -1, RWF_NOWAIT) : -1
     if (size < 0 && this.#canNowait && native.errno() === ERRNO.EOPNOTSUPP) this.#canNowait = false
+    // What is left is the moment between this look and the read.
+    if (size < 0 && !this.#canNowait && this.wasMadeToBlock) return -ERRNO.EAGAIN
     if (size < 0 && !this.#canNowait) size = native.read(this.fd, this.#messageBytes, this.#messageBytes.length)
     return size < 0 ? -native.errno() : size / (MESSAGE_WORDS * 4)
+  }
+
+  /** Whether somebody took O_NONBLOCK back. The kernel then calls it ready at all times (POLLERR), whatever there is to read. */
+  get wasMadeToBlock(): boolean {
+    return (this.#native.fcntl(this.fd, F_GETFL, 0) & O_NONBLOCK) === 0
   }
 
   /** `event` of a message of the last `read`. */

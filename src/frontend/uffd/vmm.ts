@@ -66,6 +66,11 @@ export class Vmm implements Watched {
   /** Takes what the userfaultfd has to tell. */
   serve(): boolean {
     const count = this.#uffd.read()
+    if (count === -ERRNO.EAGAIN && this.#uffd.wasMadeToBlock) {
+      // The loop would find it ready for ever, and the thread would never sleep.
+      this.#fail({ reason: 'it took O_NONBLOCK off its userfaultfd' })
+      return true
+    }
     if (count === -ERRNO.EAGAIN || count === -ERRNO.EINTR) return false
     if (count <= 0) {
       this.#fail({ reason: `its userfaultfd cannot be read: errno ${-count}` })
