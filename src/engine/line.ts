@@ -21,7 +21,7 @@ import { Ring } from './line-ring.ts'
 /** Names that thread in errors that came from it. */
 export const ENGINE_THREAD = "the engine's thread"
 
-/** Wants of one thread under way at a time; a power of two: full shares of 64 restores (pager/wants.ts). The rings take 129 KiB. */
+/** Wants of one thread under way at a time; a power of two: full shares of 128 restores (pager/wants.ts). The rings take 129 KiB. */
 export const WANTS_MAX = 4096
 
 /**

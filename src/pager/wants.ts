@@ -44,8 +44,12 @@ export interface WantsOptions {
   readonly timers: Pick<PagerLoop, 'after'>
 }
 
-/** Requests of one restore under way at a time: 32 MiB of opened chunks, more than round trips need to overlap. */
-export const RESTORE_REQUESTS_MAX = 64
+/**
+ * Requests of one restore under way at a time: 16 MiB of opened chunks, more than round trips need to
+ * overlap, and half of the engine's slab: one restore whose store hangs does not use up what its tenant
+ * may hold there.
+ */
+export const RESTORE_REQUESTS_MAX = 32
 
 interface Want {
   readonly restore: RestoreWants
