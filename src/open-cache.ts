@@ -9,9 +9,10 @@ import type { Tier } from './errors.ts'
 import { type PagerOptions, Pagers } from './pager/threads.ts'
 import type { ReadFigures } from './stats.ts'
 import type { Clock } from './util/clock.ts'
+import { memoryLimitBytes } from './util/memory-limit.ts'
 
 export interface CacheOptions {
-  /** Opened chunks in L1 memory, in bytes; default 512 MiB. With 0 only chunks that are being read are in memory (8 MiB). Committed as it fills. */
+  /** Opened chunks in L1 memory, in bytes; default 512 MiB, or a quarter of what the process may use if that is less. With 0 only chunks that are being read are in memory (8 MiB). Committed as it fills. */
   readonly memoryBytes?: number | undefined
   /** Sealed chunks on a local disk; default: none. */
   readonly disk?: EngineOptions['disk']
@@ -30,14 +31,20 @@ export interface CacheOptions {
   readonly clock?: Clock | undefined
 }
 
-const MEMORY_BYTES = 512 * 2 ** 20
+const MEMORY_BYTES_DEFAULT = 512 * 2 ** 20
+/** Of what the process may use, the rest being for bytes on their way, copies, and guests' writes. */
+const MEMORY_SHARE_DEFAULT = 1 / 4
 
 /** Opens the tiers. Those across the network connect in the background: one that is down costs nothing but its hits. @throws TypeError, RangeError; DENIED, NO_SPACE for the disk's folder */
 export async function createCache({ thread = 'worker', clock, pagers, ...options }: CacheOptions = {}): Promise<Cache> {
-  const { memoryBytes = MEMORY_BYTES, disk, l2, origin } = options
+  const { memoryBytes = defaultMemoryBytes(), disk, l2, origin } = options
   if (!Number.isSafeInteger(memoryBytes) || memoryBytes < 0) throw new RangeError(`memoryBytes ${memoryBytes} is not a number of bytes`)
   if (clock !== undefined && thread !== 'main') throw new TypeError("a clock of one's own needs thread: 'main': it does not cross threads")
   return new Cache(await openEngine(thread, { memoryBytes, disk, l2, origin }, clock), pagers)
+}
+
+function defaultMemoryBytes(): number {
+  return Math.min(MEMORY_BYTES_DEFAULT, Math.floor(memoryLimitBytes() * MEMORY_SHARE_DEFAULT))
 }
 
 async function openEngine(thread: 'main' | 'worker', options: EngineOptions, clock: Clock | undefined): Promise<Engine> {

@@ -14,8 +14,8 @@ import { namedConfig, type Surroundings, surroundings } from './settings.ts'
 import { parseSize, SIZE_FORMS } from './size.ts'
 
 export interface CacheSettings {
-  /** Of commands that serve pages; bulk work leaves it alone. */
-  readonly memoryBytes: number
+  /** Of commands that serve pages; bulk work leaves it alone. Undefined: the library's default. */
+  readonly memoryBytes: number | undefined
   /** Without a size the folder's own bound counts. */
   readonly disk: { readonly path: string; readonly sizeBytes: number | undefined } | undefined
   readonly l2: L2Settings | undefined
@@ -35,7 +35,6 @@ export interface L2Settings {
 
 /** Written out: the library's own list would bring the library with it. */
 export const L2_MODES: readonly RedisMode[] = ['standalone', 'cluster', 'shards']
-const MEMORY_BYTES_DEFAULT = 512 * 2 ** 20
 const YES = ['1', 'true', 'yes']
 const NO = ['0', 'false', 'no']
 
@@ -56,7 +55,7 @@ export function readCacheSettings(flags: GlobalFlags, around: Surroundings = sur
   const config = findConfig(namedConfig(flags, around), around.folder)
   const find: Lookup = name => findGiven(name, flags, around, config)
   return {
-    memoryBytes: sizeOf(find('cacheMemory')) ?? MEMORY_BYTES_DEFAULT,
+    memoryBytes: sizeOf(find('cacheMemory')),
     disk: diskOf(find),
     l2: l2Of(find, around.environment),
     metrics: addressOf(find('metrics')),

@@ -63,7 +63,10 @@ function defineCacheOptions(program: Command): void {
     .optionsGroup('Caches:')
     .option('--cache-dir <dir>', 'keep sealed chunks on this disk')
     .option('--cache-disk <size>', 'at least so many bytes may lie there; a new folder: 10G')
-    .option('--cache-memory <size>', 'opened chunks in memory, where pages are served; default 512M')
+    .option(
+      '--cache-memory <size>',
+      'opened chunks in memory, where pages are served; default 512M, or a quarter of what the process may use',
+    )
     .option('--l2 <url>', 'redis://[user:password@]host:port, rediss:// for TLS, or none; repeatable', collect)
     .addOption(new Option('--l2-mode <mode>', 'what several nodes are; default for one: standalone').choices(L2_MODES))
     .option('--l2-erasure', 'any 4 of 5 shards are enough')

@@ -59,7 +59,7 @@ describe('sizes', () => {
 describe('cache settings', () => {
   it('are memory alone unless more is said', () => {
     const nothing = { disk: undefined, l2: undefined, metrics: undefined, stateDir: undefined }
-    expect(read()).toEqual({ memoryBytes: 512 * 2 ** 20, ...nothing })
+    expect(read()).toEqual({ memoryBytes: undefined, ...nothing })
     expect(read({}, { THAW_CACHE_DIR: '', THAW_L2: '' })).toMatchObject(nothing)
   })
 
