@@ -97,8 +97,10 @@ export class ArenaSlots {
   #publish(number: number, slot: number, pins: number): number {
     if (this.#arena.has(number)) {
       this.#free.push(slot)
+      const there = this.#arena.pin(number)
       for (let left = pins; left > 1; left--) this.#arena.pin(number)
-      return pins > 0 ? this.#arena.pin(number) : slot
+      if (pins === 0) this.#arena.unpin(there)
+      return there
     }
     this.#chunkOf[slot] = number
     this.#size++

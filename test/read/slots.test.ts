@@ -67,6 +67,14 @@ describe('the slots of an arena', () => {
     expect(evicted).toEqual([])
   })
 
+  it('say where a chunk lies that came twice, whether somebody waits for it or not', async () => {
+    const { arena, slots, bring } = bench(3)
+    const first = await bring(10)
+    const [second, third] = [await slots.acquire({}), await slots.acquire({})]
+    expect([second.publish(10, 0), third.publish(10, 2)]).toEqual([first, first])
+    expect([new Int32Array(arena.memory.pins)[first], slots.size]).toEqual([2, 1])
+  })
+
   it('give way in the end, although all were read', async () => {
     const { arena, evicted, bring } = bench(3)
     for (const number of [10, 11, 12]) await bring(number)
