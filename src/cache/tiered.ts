@@ -61,8 +61,12 @@ export interface ObjectOptions extends Omit<FetchOptions, keyof ReachOptions> {
   readonly sizeMax: number
 }
 
+let lastSource = 0
+
 /** One store, read through the tiers. */
 export class SealedSource {
+  /** Of this one alone. */
+  readonly number: number = ++lastSource
   readonly #tiers: Tiers
   readonly #origin: Origin
   /** By the first tier to ask, and all that the snapshot says of the chunk: one that says something wrong fails alone. */

@@ -7,11 +7,13 @@
  * gates (util/gate.ts).
  *
  * A flight owns its source, its slot and its hold on the number, and gives up all three when it
- * ends: slot and hold to the arena's entry, or back. A chunk is published once: a second flight of
- * it, begun when all had left the first, finds it there.
+ * ends: slot and hold to the arena's entry, or back. Who reads through another store does not join
+ * it: that store may hang. A chunk is published once: a second flight of it, through another store or
+ * begun when all had left the first, finds it there.
  *
  * Whoever waits has a deadline of his own. What may pass is asked for again until then: an attempt
- * ends for all who wait, and each goes on by himself, through his own store.
+ * ends for all who wait, and each goes on by himself. He holds the number: his snapshot may be released
+ * meanwhile, and then the number must not be another chunk's while he goes on with it.
  */
 import { ArenaSlots, type EmptySlot } from '../arena/slots.ts'
 import { ABSENT, type ArenaMemory, ArenaWriter } from '../arena.ts'
@@ -46,8 +48,6 @@ interface Opened {
 interface Failed {
   readonly kind: 'failed'
   readonly error: unknown
-  /** Through which it was tried. */
-  readonly source: SealedSource
 }
 
 export class OpenedChunks {
@@ -58,7 +58,8 @@ export class OpenedChunks {
   readonly #opening: Opening
   readonly #slots: ArenaSlots
   readonly #numbers = new ChunkNumbers()
-  readonly #flights = new SingleFlight<number, Outcome>((outcome, waiters) => this.#publish(outcome, waiters))
+  /** By the source's number and the chunk's. */
+  readonly #flights = new SingleFlight<string, Outcome>((outcome, waiters) => this.#publish(outcome, waiters))
   #closed = false
 
   constructor(memory: ArenaMemory, opening: Opening, clock: Clock) {
@@ -83,6 +84,15 @@ export class OpenedChunks {
     const found = this.#find(number)
     if (found !== undefined) return found
     const chunk = chunkOf()
+    this.#numbers.retain(number)
+    try {
+      return await this.#miss(number, chunk, source, options)
+    } finally {
+      this.#numbers.drop(number)
+    }
+  }
+
+  async #miss(number: number, chunk: StoredChunk, source: SealedSource, options: WantOptions): Promise<Pinned> {
     const { id, objectKey } = chunk.sealed
     let cause: unknown
     const tooLate = (): ThawError => {
@@ -94,11 +104,11 @@ export class OpenedChunks {
     const { signal } = deadline
     const retries = new Retries({ clock: this.#clock })
     for (;;) {
-      const outcome = await this.#flights.join(number, flight => this.#bring(number, chunk, source, flight), { ...options, signal })
+      const work = (flight: Flight): Promise<Outcome> => this.#bring(number, chunk, source, flight)
+      const outcome = await this.#flights.join(`${source.number} ${number}`, work, { ...options, signal })
       if (outcome.kind === 'opened') return { slot: outcome.slot, tier: outcome.tier }
       cause = outcome.error
-      // Another store's trouble, or its end, is not this one's.
-      if (outcome.source === source) await retries.waitAfter(cause, signal)
+      await retries.waitAfter(cause, signal)
       const published = this.#find(number)
       if (published !== undefined) return published
     }
@@ -128,7 +138,7 @@ export class OpenedChunks {
     } catch (error) {
       empty?.abandon()
       this.#numbers.drop(number)
-      return { kind: 'failed', error, source }
+      return { kind: 'failed', error }
     }
   }
 
