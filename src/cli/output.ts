@@ -120,6 +120,7 @@ function causeOf(error: unknown): unknown {
   return error instanceof Error ? error.cause : undefined
 }
 
+/** Without the credentials of URLs, which errors of other code may repeat: an unknown option, say, with its value. */
 function writeError(line: string): void {
-  process.stderr.write(`${line}\n`)
+  process.stderr.write(`${line.replace(/:\/\/[^\s"]*@/g, '://…@')}\n`)
 }

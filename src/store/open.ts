@@ -22,7 +22,7 @@ export async function openObjectStore(url: string, options: OpenObjectStoreOptio
   if (url === '') throw new TypeError('a store needs a URL: file:///path, a path, or s3://bucket/prefix')
   if (scheme === undefined) return openDirectoryStore(url)
   if (scheme === 'file') return openDirectoryStore(pathOf(url))
-  if (scheme !== 's3') throw new TypeError(`unknown kind of store: ${scheme}: (supported: file:///path, a path, s3://bucket/prefix)`)
+  if (scheme !== 's3') throw new TypeError(`unknown kind of store (supported: file:///path, a path, s3://bucket/prefix)`)
   const { openS3Store } = await import('./s3.ts')
   return retryStore(await openS3Store(url, options.s3), options.retry)
 }

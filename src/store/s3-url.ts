@@ -27,8 +27,9 @@ export function parseS3Url(text: string): S3Location {
   if (url.username !== '' || url.password !== '')
     throw new TypeError('credentials do not belong in the URL: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY')
   if (url.hostname.length < 3) throw new TypeError('an S3 store needs a bucket name of at least 3 characters: s3://bucket/prefix')
-  const unknown = [...url.searchParams.keys()].find(name => !PARAMETERS.includes(name))
-  if (unknown !== undefined) throw new TypeError(`unknown parameter of an S3 store: ${unknown} (known: ${PARAMETERS.join(', ')})`)
+  // Not which one: it may be a part of a secret that somebody wrote into the URL.
+  if (![...url.searchParams.keys()].every(name => PARAMETERS.includes(name)))
+    throw new TypeError(`unknown parameter of an S3 store (known: ${PARAMETERS.join(', ')})`)
   const endpoint = parseEndpoint(url.searchParams.get('endpoint'))
   const path = decodeURIComponent(url.pathname).replace(/^\/+|\/+$/g, '')
   if (path !== '' && !isKey(path)) throw new TypeError('the prefix of an S3 store must be segments joined by "/"')

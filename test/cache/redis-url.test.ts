@@ -32,6 +32,17 @@ describe('the URL of an L2 node', () => {
     expect(() => parseRedisUrl(text)).toThrow(TypeError)
     expect(() => parseRedisUrl(text)).not.toThrow('secret')
   })
+
+  it.each([
+    'redis://u:7391/x@cache',
+    'redis://u:7391?x@cache',
+    'redis://u:7391#x@cache',
+    'redis://u:x@7391/x@cache',
+    'redis://u:x@7391:0/@cache',
+  ])('is not %s, which is said without a part of the password', text => {
+    expect(() => parseRedisUrl(text)).toThrow(TypeError)
+    expect(() => parseRedisUrl(text)).not.toThrow('7391')
+  })
 })
 
 const urls = (count: number): string[] => Array.from({ length: count }, (_, number) => `redis://127.0.0.1:${number + 1}`)

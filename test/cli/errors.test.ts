@@ -96,6 +96,21 @@ describe('an error', () => {
 })
 
 describe('without settings', () => {
+  it.each([
+    ['--l2x=redis://u:7391/x7391@cache'],
+    ['redis://u:7391/x7391@cache'],
+    ['cache', 'ls', '--l2', 'redis://u:7391/x7391@cache'],
+    ['cache', 'ls', '--l2', 'redis://:x@7391/x7391@cache'],
+    ['ls', '--store', 's3://key:x7391@bucket/x'],
+    ['ls', '--store', 's3://bucket?x7391'],
+  ])('shows no part of a password: %s %s %s %s', async (...args) => {
+    for (const more of ['--json', '--verbose']) {
+      const { code, stdout, stderr } = await place.run(...args.filter(Boolean), more)
+      expect({ code, stdout }).toEqual({ code: USAGE, stdout: '' })
+      expect(stderr).not.toContain('7391')
+    }
+  })
+
   it('says how to make a store', async () => {
     await using empty = await Workplace.create()
     const ended = await empty.run('ls')

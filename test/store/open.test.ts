@@ -34,6 +34,7 @@ describe('the URL of a store', () => {
     's3://key:hidden@bucket/x',
     's3://bucket?endpoint=http://key:hidden@host',
     's3://bucket?secret=hidden',
+    's3://bucket?hidden',
     's3://bucket?endpoint=hidden',
     's3://bucket?pathStyle=hidden',
     's3://bucket/a//hidden',
