@@ -42,7 +42,7 @@ export interface PagerLoop {
   watch(fd: number, watched: Watched): void
   /** Changes what is watched for. With neither, hang-ups are still told. */
   rewatch(fd: number, interest: { readonly readable: boolean; readonly writable: boolean }): void
-  /** Ends watching; before the descriptor is closed. `watched` is not called any more. */
+  /** Ends watching; before the descriptor is closed. `watched` is not called any more. Of one that this front end does not watch, nothing. */
   unwatch(fd: number): void
   /** Calls back once, in the loop, that many milliseconds or a little more from now. Returns what takes it back. */
   after(ms: number, callback: () => void): () => void

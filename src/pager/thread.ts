@@ -5,6 +5,7 @@
  * Every request of main's is answered, and none ends the thread: one that fails is answered with why. What a front end throws ends that front end alone. Anything else that is
  * thrown here ends the thread with all it serves: main sees that, closes the descriptors and kills the guests.
  */
+import assert from 'node:assert/strict'
 import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads'
 import { Arena } from '../arena.ts'
 import { WANTS_MAX } from '../engine/line.ts'
@@ -146,13 +147,25 @@ export class PagerThread {
     frontEnds.add(frontEnd)
   }
 
-  /** A timer of a front end that throws is that front end's end. What is watched has its own `onBroken`. */
+  /**
+   * A front end reaches its own descriptors alone: a number that it has let go of may be another's by
+   * now. A timer of its own that throws is its end. What is watched has its own `onBroken`.
+   */
   #loopOf(frontEnd: number, turns: TurnOwner): PagerLoop {
     const loop = this.#loop
+    const watchedFds = new Set<number>()
     return {
-      watch: (fd, watched) => loop.watch(fd, watched, turns),
-      rewatch: (fd, interest) => loop.rewatch(fd, interest),
-      unwatch: fd => loop.unwatch(fd),
+      watch(fd, watched) {
+        loop.watch(fd, watched, turns)
+        watchedFds.add(fd)
+      },
+      rewatch(fd, interest) {
+        assert(watchedFds.has(fd))
+        loop.rewatch(fd, interest)
+      },
+      unwatch(fd) {
+        if (watchedFds.delete(fd)) loop.unwatch(fd)
+      },
       after: (ms, callback) =>
         loop.after(ms, () => {
           try {

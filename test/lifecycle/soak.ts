@@ -5,7 +5,6 @@
  */
 import { existsSync } from 'node:fs'
 import { readdir, readFile, readlink } from 'node:fs/promises'
-import { connect, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { setImmediate as turn } from 'node:timers/promises'
 import { expect, vi } from 'vitest'
@@ -18,6 +17,7 @@ import { PagerHandle } from '../../src/pager/handle.ts'
 import type { Restore } from '../../src/restore.ts'
 import type { Snapshot } from '../../src/snapshot.ts'
 import { randomFrom } from '../../src/util/random.ts'
+import { NbdClient } from '../nbd/socket-client.ts'
 import { pieces, type SmallStore, smallStore } from '../small-store.ts'
 
 export interface SoakOptions {
@@ -150,7 +150,7 @@ async function startControl(snapshot: Snapshot, dir: string): Promise<{ readonly
   const control = { reads: 0, stop }
   const reading = (async () => {
     for (; !isOver; control.reads++) {
-      expect(await client.read((control.reads * READ_BYTES) % IMAGE_BYTES)).toBe('A')
+      expect(await client.read((control.reads * READ_BYTES) % IMAGE_BYTES, READ_BYTES)).toBe('A')
       await turn()
     }
   })()
@@ -172,7 +172,7 @@ async function readOnce(path: string, letter: string, isOver: () => boolean): Pr
   try {
     while (!isOver() && !existsSync(path)) await turn()
     client = await NbdClient.connect(path)
-    const read = await client.read(0)
+    const read = await client.read(0, READ_BYTES)
     if (read !== letter) throw new Error(`a client of tenant ${letter} read ${read}`)
     return 'its bytes'
   } catch (error) {
@@ -180,67 +180,6 @@ async function readOnce(path: string, letter: string, isOver: () => boolean): Pr
     return 'an error'
   } finally {
     client?.close()
-  }
-}
-
-/** As little of the protocol as reading takes: https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md */
-class NbdClient {
-  readonly #socket: Socket
-  #received = Buffer.alloc(0)
-  #news = Promise.withResolvers<void>()
-  #cookie = 0n
-
-  private constructor(socket: Socket) {
-    this.#socket = socket
-    const tell = (): void => {
-      this.#news.resolve()
-      this.#news = Promise.withResolvers()
-    }
-    socket.on('data', (bytes: Buffer) => {
-      this.#received = Buffer.concat([this.#received, bytes])
-      tell()
-    })
-    socket.on('error', () => undefined).on('close', tell)
-  }
-
-  static async connect(path: string): Promise<NbdClient> {
-    const client = new NbdClient(connect(path))
-    await client.#take(18)
-    const name = Buffer.alloc(20)
-    // NBD_FLAG_C_FIXED_NEWSTYLE and NO_ZEROES; NBD_OPT_EXPORT_NAME with the empty name.
-    name.writeUInt32BE(3, 0)
-    name.write('IHAVEOPT', 4)
-    name.writeUInt32BE(1, 12)
-    client.#socket.write(name)
-    await client.#take(10)
-    return client
-  }
-
-  /** @returns the one byte that all of READ_BYTES are, or all those that they are */
-  async read(offset: number): Promise<string> {
-    const request = Buffer.alloc(28)
-    request.writeUInt32BE(0x25609513, 0)
-    request.writeBigUInt64BE(++this.#cookie, 8)
-    request.writeBigUInt64BE(BigInt(offset), 16)
-    request.writeUInt32BE(READ_BYTES, 24)
-    this.#socket.write(request)
-    const error = (await this.#take(16)).readUInt32BE(4)
-    if (error !== 0) throw new Error(`NBD error ${error}`)
-    return [...new Set((await this.#take(READ_BYTES)).toString('latin1'))].join('')
-  }
-
-  close(): void {
-    this.#socket.destroy()
-  }
-
-  async #take(sizeBytes: number): Promise<Buffer> {
-    while (this.#received.length < sizeBytes) {
-      if (this.#socket.destroyed) throw new Error('hung up')
-      await this.#news.promise
-    }
-    const taken = this.#received.subarray(0, sizeBytes)
-    this.#received = this.#received.subarray(sizeBytes)
-    return taken
   }
 }
 

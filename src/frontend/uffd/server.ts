@@ -160,7 +160,9 @@ class UffdServer implements FrontEnd, Watched {
     this.#stopPause = this.#context.loop.after(ms, () => this.#listenAgain())
   }
 
+  /** The descriptor is main's: nothing is asked of it afterwards. Idempotent. */
   #stopListening(): void {
+    if (!this.#isListening) return
     this.#isListening = false
     this.#stopPause?.()
     this.#context.loop.unwatch(this.#spec.listener)
