@@ -65,16 +65,11 @@ export class FairQueue<T extends Queued> {
     this.#turns.turnAfter(queue)
   }
 
-  /** The item whose turn it is, among the tenants whose next one `may`. */
+  /** The item whose turn it is, among the restores whose next one `may`. */
   firstOf(may: (item: T) => boolean): T | undefined {
-    const first = this.#turns.current
-    if (first === undefined) return undefined
-    let tenant = first
-    do {
-      const item = tenant.turns.current!.items.current as T
-      if (may(item)) return item
-      tenant = this.#turns.after(tenant)
-    } while (tenant !== first)
+    for (const tenant of this.#turns) {
+      for (const { items } of tenant.turns) if (may(items.current as T)) return items.current as T
+    }
     return undefined
   }
 }

@@ -10,10 +10,10 @@
  * - Nobody overtakes a heavy one whose turn it is, so it gets in. One heavier than a bound is
  *   admitted alone.
  * - With `keepsFree` a tenant's demands take more only while they hold at most three times what is
- *   left after that (Choudhury and Hahne, "Dynamic queue length thresholds in a shared memory ATM
- *   switch", INFOCOM 1996), and so does what else it does. What a tenant holds may be held for long,
- *   because its store hangs: the others then still find a quarter, and a second such tenant leaves a
- *   quarter of that.
+ *   left after that, and those of one restore as much as is left (Choudhury and Hahne, "Dynamic queue
+ *   length thresholds in a shared memory ATM switch", INFOCOM 1996); so does what else they do. What
+ *   is held may be held for long, because a store hangs: another restore then still finds room, and
+ *   another tenant at least a quarter. Without a tenant each restore is one of its own.
  *
  * Each restore waits in a queue of its own, one a class, and each queue has a bound: whoever fills
  * his is refused, and nobody else.
@@ -43,7 +43,7 @@ export interface GateBounds {
   readonly weightMax?: number | undefined
   /** Waiters of one restore in one class; default 65,536. The next one is UNAVAILABLE at once. */
   readonly waitingMax?: number | undefined
-  /** No tenant holds so much that the next one finds nothing; default false. */
+  /** No tenant and no restore holds so much that the next one finds nothing; default false. */
   readonly keepsFree?: boolean | undefined
   /** Asked last before each admission: whether there is what it is for. `look` says that there may be. */
   readonly isReady?: (() => boolean) | undefined
@@ -71,9 +71,9 @@ export class Gate {
   readonly #all = new Load()
   /** Of those that were admitted as bulk or prefetch. */
   readonly #lower = new Load()
-  /** Where it matters: of tenants that hold something, what was admitted as a demand, and what was not. */
-  readonly #demandsOf = new Map<string, Load>()
-  readonly #lowerOf = new Map<string, Load>()
+  /** Where it matters: who holds what was admitted as a demand, and who what was not. */
+  readonly #demandShares = new Shares()
+  readonly #lowerShares = new Shares()
   #waiting = 0
   #isAdmitting = false
 
@@ -226,10 +226,9 @@ export class Gate {
 
   readonly #isWithinShare = ({ weight, owner, priority }: Waiter): boolean => {
     if (!this.#bounds.keepsFree) return true
-    const held = this.#loadsOf(priority).get(owner.tenant)
-    if (held === undefined) return true
-    const { count, weight: all } = this.#all
-    return held.hasRoom(weight, 3 * (this.#bounds.countMax - count - 1), 3 * (this.#weightMax - all - weight))
+    const leftCount = this.#bounds.countMax - this.#all.count - 1
+    const leftWeight = this.#weightMax - this.#all.weight - weight
+    return this.#sharesOf(priority).hasRoom(owner, weight, leftCount, leftWeight)
   }
 
   #admit(waiter: Waiter): void {
@@ -237,28 +236,18 @@ export class Gate {
     const { weight, priority, owner } = waiter
     this.#all.add(weight)
     if (priority !== 'demand') this.#lower.add(weight)
-    if (this.#bounds.keepsFree) {
-      const loads = this.#loadsOf(priority)
-      const load = loads.get(owner.tenant) ?? new Load()
-      loads.set(owner.tenant, load)
-      load.add(weight)
-    }
+    if (this.#bounds.keepsFree) this.#sharesOf(priority).add(owner, weight)
     waiter.onAdmitted(waiter)
   }
 
-  #giveBack(waiter: Waiter): void {
-    const { weight, priority, owner } = waiter
+  #giveBack({ weight, priority, owner }: Waiter): void {
     this.#all.subtract(weight)
     if (priority !== 'demand') this.#lower.subtract(weight)
-    if (!this.#bounds.keepsFree) return
-    const loads = this.#loadsOf(priority)
-    const load = loads.get(owner.tenant)!
-    load.subtract(weight)
-    if (load.count === 0) loads.delete(owner.tenant)
+    if (this.#bounds.keepsFree) this.#sharesOf(priority).subtract(owner, weight)
   }
 
-  #loadsOf(priority: Priority): Map<string, Load> {
-    return priority === 'demand' ? this.#demandsOf : this.#lowerOf
+  #sharesOf(priority: Priority): Shares {
+    return priority === 'demand' ? this.#demandShares : this.#lowerShares
   }
 }
 
@@ -281,6 +270,47 @@ class Load {
     this.count--
     this.weight -= weight
   }
+}
+
+/** What a tenant holds for each restore; also in all. */
+class TenantLoad extends Load {
+  readonly restores = new Map<string, Load>()
+}
+
+/** Who holds how much. */
+class Shares {
+  readonly #tenants = new Map<string, TenantLoad>()
+
+  /** Whether one more is within the shares of its tenant and its restore, where so much is left after it. */
+  hasRoom(owner: Owner, weight: number, leftCount: number, leftWeight: number): boolean {
+    const tenant = this.#tenants.get(tenantOf(owner))
+    if (tenant === undefined) return true
+    const restore = tenant.restores.get(owner.restore)
+    return tenant.hasRoom(weight, 3 * leftCount, 3 * leftWeight) && (restore?.hasRoom(weight, leftCount, leftWeight) ?? true)
+  }
+
+  add(owner: Owner, weight: number): void {
+    const tenant = this.#tenants.get(tenantOf(owner)) ?? new TenantLoad()
+    this.#tenants.set(tenantOf(owner), tenant)
+    const restore = tenant.restores.get(owner.restore) ?? new Load()
+    tenant.restores.set(owner.restore, restore)
+    tenant.add(weight)
+    restore.add(weight)
+  }
+
+  subtract(owner: Owner, weight: number): void {
+    const tenant = this.#tenants.get(tenantOf(owner))!
+    const restore = tenant.restores.get(owner.restore)!
+    tenant.subtract(weight)
+    restore.subtract(weight)
+    if (restore.count === 0) tenant.restores.delete(owner.restore)
+    if (tenant.count === 0) this.#tenants.delete(tenantOf(owner))
+  }
+}
+
+/** Names of tenants hold no slash (names.ts). */
+function tenantOf({ tenant, restore }: Owner): string {
+  return tenant === '' ? `/${restore}` : tenant
 }
 
 /** Three quarters; of a count in whole ones. `Load.hasRoom` sees to it that it is at least one. */

@@ -19,9 +19,15 @@ export class Ring<T extends RingItem> {
     return this.#current
   }
 
-  /** Who comes after an item of this ring; itself if it is alone. */
-  after(item: T): T {
-    return item.next as T
+  /** Once round, from whose turn it is. Nothing may be put in or taken out meanwhile. */
+  *[Symbol.iterator](): Generator<T> {
+    const first = this.#current
+    if (first === undefined) return
+    let item = first
+    do {
+      yield item
+      item = item.next as T
+    } while (item !== first)
   }
 
   /** Puts an item in as the last whose turn comes. It must be in no ring. */
@@ -39,7 +45,7 @@ export class Ring<T extends RingItem> {
 
   /** Takes out an item of this ring. If it was its turn, it is the next one's. */
   remove(item: T): void {
-    if (this.#current === item) this.#current = item.next === item ? undefined : this.after(item)
+    if (this.#current === item) this.#current = item.next === item ? undefined : (item.next as T)
     item.previous.next = item.next
     item.next.previous = item.previous
     item.next = item
@@ -48,6 +54,6 @@ export class Ring<T extends RingItem> {
 
   /** An item of this ring had its turn. */
   turnAfter(item: T): void {
-    this.#current = this.after(item)
+    this.#current = item.next as T
   }
 }

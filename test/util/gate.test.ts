@@ -125,21 +125,31 @@ describe('a gate', () => {
     expect(bench.drain()).toEqual(['demand', '1', 'other', '2'])
   })
 
-  it('with keepsFree leaves room to those who hold nothing, whatever one tenant holds', () => {
-    const bench = new Bench({ countMax: 64, keepsFree: true })
-    for (const tenant of ['a', 'b', 'c'])
-      for (let number = 0; number < 100; number++) bench.enter(`${tenant} ${number}`, { owner: of(tenant) })
-    const held = ['a', 'b', 'c'].map(tenant => bench.order.filter(name => name.startsWith(tenant)).length)
-    expect(held).toEqual([48, 12, 3])
-    bench.enter('d', { owner: of('d') })
-    expect(bench.order.at(-1)).toBe('d')
+  it('with keepsFree leaves room to those who hold nothing, whatever a restore or a tenant holds', () => {
+    const heldBy = (owners: readonly Owner[]): number[] => {
+      const bench = new Bench({ countMax: 64, keepsFree: true })
+      for (const [at, owner] of owners.entries()) for (let number = 0; number < 100; number++) bench.enter(`${at}`, { owner })
+      bench.enter('last', { owner: of('last') })
+      expect(bench.order.at(-1)).toBe('last')
+      return owners.map((_, at) => bench.order.filter(name => name === `${at}`).length)
+    }
+    expect(heldBy([of('a'), of('b'), of('c')])).toEqual([32, 16, 8])
+    expect(heldBy([of('a', '1'), of('a', '2'), of('a', '3')])).toEqual([32, 16, 0])
+    expect(heldBy([of('', '1'), of('', '2'), of('', '3')])).toEqual([32, 16, 8])
   })
 
-  it('with keepsFree has room for a demand of a tenant whose prefetches hold all that they may', () => {
+  it('with keepsFree passes over a restore that holds its share, not over its neighbours', () => {
+    const bench = new Bench({ countMax: 4, keepsFree: true })
+    for (let number = 0; number < 4; number++) bench.enter(`1 ${number}`, { owner: of('a', '1') })
+    bench.enter('2', { owner: of('a', '2') })
+    expect(bench.order).toEqual(['1 0', '1 1', '2'])
+  })
+
+  it('with keepsFree has room for a demand of a restore whose prefetches hold all that they may', () => {
     const bench = new Bench({ countMax: 64, keepsFree: true })
     for (let number = 0; number < 100; number++) bench.enter(`${number}`, { urgency: urgent('prefetch') })
     bench.enter('demand')
-    expect([bench.gate.admitted, bench.order.at(-1)]).toEqual([49, 'demand'])
+    expect([bench.gate.admitted, bench.order.at(-1)]).toEqual([33, 'demand'])
   })
 
   it('asks whether there is what it is for, and again when it is told to look', () => {
@@ -284,8 +294,10 @@ class Model {
   #next(): Modelled | undefined {
     for (const name of PRIORITIES) {
       for (const { tenant, restores } of this.#turns.get(name)!) {
-        const [one] = this.#of(name, tenant, restores[0]!)
-        if (this.#isWithinShare(one!)) return this.#hasRoom(one!) ? one : undefined
+        for (const restore of restores) {
+          const [one] = this.#of(name, tenant, restore)
+          if (this.#isWithinShare(one!)) return this.#hasRoom(one!) ? one : undefined
+        }
       }
     }
     return undefined
@@ -294,11 +306,14 @@ class Model {
   #isWithinShare(one: Modelled): boolean {
     const { countMax, weightMax, keepsFree } = this.#bounds
     const isDemand = (each: Modelled): boolean => each.class === 'demand'
-    const held = this.admitted.filter(each => each.owner.tenant === one.owner.tenant && isDemand(each) === isDemand(one))
-    if (!keepsFree || held.length === 0) return true
+    if (!keepsFree) return true
+    const alike = this.admitted.filter(each => each.owner.tenant === one.owner.tenant && isDemand(each) === isDemand(one))
+    const same = alike.filter(each => each.owner.restore === one.owner.restore)
     const freeCount = countMax - this.admitted.length - 1
     const freeWeight = weightMax - weightOf(this.admitted) - one.weight
-    return held.length + 1 <= 3 * freeCount && weightOf(held) + one.weight <= 3 * freeWeight
+    const fits = (held: readonly Modelled[], times: number): boolean =>
+      held.length === 0 || (held.length + 1 <= times * freeCount && weightOf(held) + one.weight <= times * freeWeight)
+    return (one.owner.tenant === '' || fits(alike, 3)) && fits(same, 1) && (one.owner.tenant !== '' || fits(same, 3))
   }
 
   #hasRoom(one: Modelled): boolean {
@@ -322,7 +337,7 @@ describe('a gate and its model', () => {
   const step = fc.oneof(
     fc.record({
       do: fc.constant('enter' as const),
-      tenant: fc.constantFrom('a', 'b', 'c'),
+      tenant: fc.constantFrom('a', 'b', ''),
       restore: fc.constantFrom('1', '2'),
       weight: fc.nat(6),
       priority,
