@@ -7,7 +7,7 @@
  * Only who mounts can look into it, unless another is named: guest memory is full of secrets. It does not see what another front end of the restore writes meanwhile to the same
  * image: the kernel keeps the pages it has read.
  */
-import { join, resolve } from 'node:path'
+import { resolve } from 'node:path'
 import type { Restore } from '../restore.ts'
 import { detachAt, flushFile, mountAt, openFuseDevice, prepareFolder, releaseFolder, unmountAt } from './fuse/mounting.ts'
 import type { FileLook, FuseEvent, FuseSpec } from './fuse/spec.ts'
@@ -75,8 +75,11 @@ export class Mount implements AsyncDisposable {
   readonly #options: MountOptions
   readonly #life: Lifecycle<MountEnd>
   #path: string
-  /** When somebody took it off. */
-  #wasInUse = false
+  #device: string | undefined
+  /** Nobody used it any more, and so it was taken off. */
+  #isOff = false
+  /** How it was when it was served no longer. Undefined: its pager died, and nobody knows. */
+  #left: (FuseEvent & { readonly kind: 'left' | 'unmounted' }) | undefined
 
   /** @internal */
   constructor(restore: Restore, dir: string, options: MountOptions) {
@@ -112,14 +115,14 @@ export class Mount implements AsyncDisposable {
     life.own(() => releaseFolder(folder))
     const watched = await guard.watchMount(this.#path)
     life.own(() => watched.release())
-    let device: string | undefined
     // Once the descriptor is closed: nobody serves it any more, and what is still there is dead.
-    life.own(() => (device === undefined ? undefined : detachAt(this.#path, device)))
+    life.own(() => (this.#device === undefined ? undefined : detachAt(this.#path, this.#device)))
     const fuse = life.ownDescriptor(openFuseDevice())
     const source = `thaw:${this.#restore.snapshot.id.slice(0, 12)}`
     life.checkStarting()
     const settings = { fd: fuse.fd, source, isWritable: writable.length > 0, allowOther: allowsOther(this.#options) }
-    device = await mountAt(folder, settings)
+    this.#device = await mountAt(folder, settings)
+    life.own(end => this.#judge(end))
     const { readAheadBytes = 0 } = this.#options
     const spec: FuseSpec = { kind: 'fuse', fd: fuse.fd, look: lookOf(this.#restore, this.#options), writable, readAheadBytes }
     await life.attach(spec, {
@@ -130,17 +133,23 @@ export class Mount implements AsyncDisposable {
         void life.end({ reason: 'failed', error })
       },
     })
-    life.own(end => this.#takeOff(device, end))
+    life.own(end => this.#takeOff(end))
   }
 
   /** While it is served. What is written and not sent then is lost, and its writers need not hear of it. */
-  async #takeOff(device: string, end: MountEnd | undefined): Promise<void> {
-    if (end === undefined) return
-    if (end.reason === 'closed') {
-      if (await unmountAt(this.#path, device)) return
-      await this.#flush().catch(() => undefined)
-    }
-    if (end.reason !== 'unmounted' || this.#wasInUse) this.#life.damage()
+  async #takeOff(end: MountEnd | undefined): Promise<void> {
+    if (end?.reason !== 'closed') return
+    this.#isOff = (await unmountAt(this.#path, this.#device!)) === 'off'
+    if (!this.#isOff) await this.#flush().catch(() => undefined)
+  }
+
+  /**
+   * When it is served no longer. That it is off says little: whoever uses it by another mount, in another namespace say, or after `umount -l`, goes on. If the kernel has let go as
+   * well, it has sent all there was; that a writer closed its file it may have dropped.
+   */
+  #judge(end: MountEnd | undefined): void {
+    const isWhole = this.#left !== undefined && (!this.#left.inUse || (this.#isOff && this.#left.kind === 'unmounted'))
+    if (end !== undefined && !isWhole) this.#life.damage()
   }
 
   #hear(event: FuseEvent): void {
@@ -149,15 +158,16 @@ export class Mount implements AsyncDisposable {
       const { image, page, code } = event
       this.#life.emit({ kind: code === 'CORRUPT' ? 'corrupt' : 'unreadable', image, page, code })
     } else if (event.kind === 'damaged') this.#life.emit(event)
+    else if (event.kind === 'left') this.#left = event
     else if (event.kind === 'unmounted') {
-      this.#wasInUse = event.inUse
+      this.#left = event
       void this.#life.end({ reason: 'unmounted' })
     } else void this.#life.end({ reason: 'failed', error: new Error(event.reason) })
   }
 
   /**
    * Has what was written through mappings of the files arrive in the overlay. What is written with write(2) is there when that returns.
-   * @throws NO_SPACE if there was no room for it: it is lost; UNAVAILABLE
+   * @throws NO_SPACE if there was no room for it: it is lost; CONFLICT if the mount is not at its place any more, and so cannot be reached; UNAVAILABLE
    */
   async flush(): Promise<void> {
     if (this.#life.isServing) await this.#flush()
@@ -166,7 +176,7 @@ export class Mount implements AsyncDisposable {
   }
 
   async #flush(): Promise<void> {
-    for (const name of this.#life.writable) await flushFile(join(this.#path, name))
+    for (const name of this.#life.writable) await flushFile(this.#path, this.#device!, name)
   }
 
   /**

@@ -26,3 +26,8 @@ export function listMounts(): ListedMount[] {
 export function topMountAt(path: string): ListedMount | undefined {
   return listMounts().findLast(mount => mount.path === path)
 }
+
+/** Of what stat(2) says, as `ListedMount` has it (gnu_dev_major and gnu_dev_minor of <sys/sysmacros.h>, for what fits 32 bits). */
+export function deviceOf(dev: number): string {
+  return `${(dev >>> 8) & 0xfff}:${(dev & 0xff) | ((dev >>> 12) & 0xfff00)}`
+}

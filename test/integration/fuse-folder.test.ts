@@ -103,7 +103,7 @@ describe('a mount', () => {
     const mount = await mountHere(folder)
     swap(jail)
     closeSync(device)
-    expect(await unmountAt(folder.path, mount)).toBe(true)
+    expect(await unmountAt(folder.path, mount)).toBe('off')
     expect(mounted()).toEqual([])
     device = openFuseDevice()
   })

@@ -1,6 +1,6 @@
 /** What is written through mappings of a mount is the kernel's for a while: it is committed whole or not at all, never passed over, and never lost without a word. */
 import { execFile } from 'node:child_process'
-import { readFile } from 'node:fs/promises'
+import { mkdir, readFile, rename } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
@@ -8,7 +8,7 @@ import { type Mount, mount } from '../../src/frontend/fuse.ts'
 import type { Restore, RestoreOptions } from '../../src/restore.ts'
 import { codeOfAsync } from '../code-of.ts'
 import { randomImage } from '../small-store.ts'
-import { type Program, python, Served, until } from './fuse-mounted.ts'
+import { type Program, python, pythonWithin, Served, until } from './fuse-mounted.ts'
 
 const PAGE_BYTES = 4096
 const PAGES = 512
@@ -62,18 +62,19 @@ class Guest implements AsyncDisposable {
   #told = ''
   #answers = 0
 
-  private constructor(restore: Restore, mount: Mount) {
+  private constructor(restore: Restore, mount: Mount, within: readonly string[]) {
     this.restore = restore
     this.mount = mount
-    this.program = python(GUEST, mount.path)
+    this.program = pythonWithin(within, GUEST, mount.path)
     this.program.child.stdout!.on('data', (bytes: Buffer) => {
       this.#told += bytes
     })
   }
 
-  static async of(options?: RestoreOptions): Promise<Guest> {
+  /** @param within a program that runs the guest */
+  static async of(options?: RestoreOptions, within: readonly string[] = [], path: string = served.folder()): Promise<Guest> {
     const restore = await served.restore(options)
-    return new Guest(restore, await mount(restore, served.folder(), { writable: true }))
+    return new Guest(restore, await mount(restore, path, { writable: true }), within)
   }
 
   async tell(...words: readonly (string | number)[]): Promise<string> {
@@ -147,6 +148,54 @@ describe('a mount that ends while it is in use', () => {
     const [committed] = await Promise.allSettled([guest.mount.close().then(() => guest.restore.commit())])
     expect(committed).toMatchObject({ reason: { code: 'CORRUPT' } })
     expect(guest.restore.figures().overlay?.writtenPages).toBe(1)
+  })
+
+  it('is in use through another namespace too, and damaged', async () => {
+    await using guest = await Guest.of({}, ['unshare', '--mount'])
+    await guest.tell('store', 'memory', 3, 1, 'WROTE')
+    await guest.mount.close()
+    expect(await codeOfAsync(() => guest.restore.commit())).toBe('CORRUPT')
+    expect(served.events.filter(({ kind }) => kind === 'damaged').map(({ image }) => image)).toEqual(['memory', 'rootfs'])
+  })
+
+  it('after it was taken off lazily is not flushed at its place, though another is there by now, and is damaged at its end', async () => {
+    await using guest = await Guest.of()
+    await guest.tell('store', 'memory', 3, 1, 'WROTE')
+    await promisify(execFile)('umount', ['-l', guest.mount.path])
+    expect(await codeOfAsync(() => guest.restore.commit())).toBe('CONFLICT')
+    const other = await served.restore()
+    await using _ = await mount(other, guest.mount.path, { writable: true })
+    expect(await codeOfAsync(() => guest.restore.commit())).toBe('CONFLICT')
+    await guest.mount.close()
+    expect(await codeOfAsync(() => guest.restore.commit())).toBe('CORRUPT')
+    expect((await other.commit()).counts.ownBytes).toBe(0)
+  })
+
+  it('is flushed where it is, if a folder above it was renamed', async () => {
+    const folder = served.folder()
+    await mkdir(folder)
+    await using guest = await Guest.of({}, [], join(folder, 'mount'))
+    await guest.tell('store', 'memory', 3, 1, 'WROTE')
+    await rename(folder, served.folder())
+    const { id } = await guest.restore.commit()
+    await using child = await served.store.open(id)
+    expect(Buffer.from(await child.image('memory').read(3 * PAGE_BYTES, 5)).toString()).toBe('WROTE')
+  })
+
+  it('is not damaged by those who only read', async () => {
+    const restore = await served.restore()
+    const mounted = await mount(restore, served.folder(), { writable: true })
+    const reader = python(
+      "fd = os.open(args[0], os.O_RDONLY)\nprint('open', flush=True)\nsys.stdin.readline()",
+      join(mounted.path, 'memory'),
+    )
+    await reader.said('open')
+    await mounted.close()
+    await restore.commit()
+    expect(served.events.filter(({ kind }) => kind === 'damaged')).toEqual([])
+    reader.child.stdin!.end()
+    await reader.ended
+    await restore.close()
   })
 
   it('is not damaged when nobody uses it any more, and commits what arrived', async () => {

@@ -145,10 +145,16 @@ export function start(file: string, args: readonly string[]): Program {
 
 /** Debian's Python, for it has mmap, sendfile and lseek; errors end it with their number. */
 export function python(code: string, ...args: readonly (string | number)[]): Program {
+  return pythonWithin([], code, ...args)
+}
+
+/** As `python`, run by another program: `unshare --mount`, say. */
+export function pythonWithin(within: readonly string[], code: string, ...args: readonly (string | number)[]): Program {
   const prelude = 'import os, sys, mmap, signal, errno, hashlib, random\nargs = sys.argv[1:]\n'
   const body = code.replace(/^/gm, '  ')
   const program = `${prelude}try:\n${body}\nexcept OSError as error:\n  print(errno.errorcode[error.errno], flush=True)\n  sys.exit(9)\n`
-  return start('/usr/bin/python3', ['-c', program, ...args.map(String)])
+  const [file, ...given] = [...within, '/usr/bin/python3', '-c', program, ...args.map(String)]
+  return start(file!, given)
 }
 
 /** What it printed. */

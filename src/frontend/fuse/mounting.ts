@@ -12,11 +12,11 @@ import assert from 'node:assert/strict'
 import { type ChildProcess, spawn } from 'node:child_process'
 import { closeSync, constants, openSync, readdirSync, readFileSync, readlinkSync, rmdirSync } from 'node:fs'
 import { open, readFile } from 'node:fs/promises'
-import { basename, dirname } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fromErrno, ThawError } from '../../errors.ts'
 import { TRANSFER_BYTES_MAX } from '../../pager.ts'
-import { type ListedMount, listMounts, topMountAt } from '../../util/mounts.ts'
+import { deviceOf, type ListedMount, listMounts, topMountAt } from '../../util/mounts.ts'
 import { loadNative, type Native } from '../../util/native.ts'
 import { openFolder } from '../../util/open-folder.ts'
 import { systemError } from '../../util/system-error.ts'
@@ -201,17 +201,18 @@ async function mountError(path: string, failure: string): Promise<ThawError> {
 
 /**
  * Takes a mount off when nobody uses it, which is waited for for a moment.
- * @returns false if it is in use still
+ * @returns `busy`: it is in use still; `gone`: somebody else took it off, or mounted something over it
  */
-export async function unmountAt(path: string, device: string): Promise<boolean> {
+export async function unmountAt(path: string, device: string): Promise<'off' | 'gone' | 'busy'> {
   const native = await loadNative('a mount')
   const giveUpAt = performance.now() + BUSY_MS
   do {
     const mount = onTop(path, device)
-    if (mount === undefined || (await takeOff(native, mount, [])) === undefined) return true
+    if (mount === undefined) return 'gone'
+    if ((await takeOff(native, mount, [])) === undefined) return 'off'
     await sleep(TRY_AGAIN_MS)
   } while (performance.now() < giveUpAt)
-  return false
+  return 'busy'
 }
 
 /** Takes off what is dead: without asking its server anything. */
@@ -268,18 +269,27 @@ function failureOf(child: ChildProcess, program: string): Promise<string | undef
   })
 }
 
-/** Has what was written to a file through mappings arrive: the kernel sends it, and waits for the answers. @throws NO_SPACE, UNAVAILABLE */
-export async function flushFile(path: string): Promise<void> {
+/**
+ * Has what was written to a file of a mount through mappings arrive: the kernel sends it, and waits for the answers.
+ * @throws CONFLICT if the mount is not to be found at its place, though somebody may still use it; NO_SPACE, UNAVAILABLE
+ */
+export async function flushFile(path: string, device: string, name: string): Promise<void> {
+  const mount = onTop(path, device)
+  if (mount === undefined) throw unreachable(path)
+  const file = join(mount.path, name)
   try {
-    const file = await open(path, constants.O_RDONLY)
-    try {
-      await file.sync()
-    } finally {
-      await file.close()
-    }
+    await using handle = await open(file, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK)
+    // Of two mounts at one path, or of something over a folder above it, this one need not be what was opened.
+    if (deviceOf((await handle.stat()).dev) !== device) throw unreachable(path)
+    await handle.sync()
   } catch (error) {
-    throw fromErrno(error, 'cannot write what was changed in', path)
+    throw fromErrno(error, 'cannot write what was changed in', file)
   }
+}
+
+function unreachable(path: string): ThawError {
+  const message = `the mount at ${path} was taken off or covered while it is in use: what was written to it cannot be asked for`
+  return new ThawError('CONFLICT', message, { object: path })
 }
 
 function isCode(error: unknown, code: string): boolean {

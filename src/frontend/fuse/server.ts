@@ -61,15 +61,14 @@ class FuseServer implements FrontEnd, Watched {
   }
 
   close(): void {
-    if (this.#isOver) return
-    this.#isOver = true
-    this.#context.loop.unwatch(this.#fd)
-    this.#session.close()
+    this.#end({ kind: this.#transport.isUnmounted() ? 'unmounted' : 'left', inUse: this.#session.hasWriters })
   }
 
   #end(event: FuseEvent): void {
     if (this.#isOver) return
-    this.close()
+    this.#isOver = true
+    this.#context.loop.unwatch(this.#fd)
+    this.#session.close()
     this.#context.emit(event)
   }
 

@@ -41,5 +41,6 @@ export type FuseEvent = FrontEndEvent &
         /** Somebody could write: it was taken off by force. */
         readonly inUse: boolean
       }
+    | /** It is served no longer, and the kernel has not let go. */ { readonly kind: 'left'; readonly inUse: boolean }
     | /** A bug: nothing is answered any more. */ { readonly kind: 'broken'; readonly reason: string }
   )
