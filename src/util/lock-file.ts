@@ -46,7 +46,8 @@ export class LockFile implements Disposable {
 
   /** Whether the file still has its name: nobody removed it, and no other file is locked in its place. */
   get isNamed(): boolean {
-    const [locked, named] = [fs.fstatSync(this.#fd), fs.lstatSync(this.#path, { throwIfNoEntry: false })]
+    // As bigints: some file systems number their files above 2^53.
+    const [locked, named] = [fs.fstatSync(this.#fd, { bigint: true }), lstat(this.#path)]
     return named !== undefined && named.ino === locked.ino && named.dev === locked.dev
   }
 
@@ -66,7 +67,9 @@ export class LockFile implements Disposable {
     if (this.#released) return
     this.#released = true
     try {
-      if (remove) fs.rmSync(this.#path, { force: true })
+      if (remove && this.isNamed) fs.unlinkSync(this.#path)
+    } catch {
+      // On a disk that is read-only by now it stays, and is taken like any other.
     } finally {
       fs.closeSync(this.#fd)
     }
@@ -124,6 +127,16 @@ async function waitForLock(path: string, clock: Clock): Promise<LockFile> {
     }
   } catch (error) {
     throw fromErrno(error, 'cannot lock', path)
+  }
+}
+
+/** Undefined: there is none. */
+function lstat(path: string): fs.BigIntStats | undefined {
+  try {
+    return fs.lstatSync(path, { bigint: true })
+  } catch (error) {
+    if (isErrno(error, 'ENOENT') || isErrno(error, 'ENOTDIR')) return undefined
+    throw error
   }
 }
 

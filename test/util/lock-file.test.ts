@@ -1,12 +1,13 @@
 /** The lock: one at a time, waited for in bounded time, free as soon as its holder is gone. */
 import { execFileSync } from 'node:child_process'
-import { mkdtemp, readdir, readFile, rm, symlink, unlink, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readdir, readFile, rm, symlink, unlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, it } from 'vitest'
 import type { Clock } from '../../src/util/clock.ts'
 import { tryLockFile, withLockFile } from '../../src/util/lock-file.ts'
 import { killAtEveryCall, sourceUrl } from '../fault/killed-at.ts'
+import { mountTmpfs } from '../fault/tmpfs.ts'
 
 let folder: string
 let path: string
@@ -90,6 +91,25 @@ it('of a file that was removed meanwhile is none: the next one is locked instead
   await new Promise(resolve => setImmediate(resolve))
   first.release({ remove: true })
   await waiting
+})
+
+it('takes no other lock file along, and is given back where its file cannot be removed', async () => {
+  const first = (await tryLockFile(path))!
+  await unlink(path)
+  using second = (await tryLockFile(path))!
+  first.release({ remove: true })
+  expect(second.isNamed).toBe(true)
+  await mkdir(join(folder, 'disk'))
+  using disk = mountTmpfs(join(folder, 'disk'), 'size=1m')
+  const onDisk = join(folder, 'disk', 'lock')
+  expect(
+    await withLockFile(onDisk, async () => {
+      disk.remount('ro')
+      return 'done'
+    }),
+  ).toBe('done')
+  using again = await tryLockFile(onDisk, { existing: true })
+  expect(again).toBeDefined()
 })
 
 it('is free whenever its holder is killed', { timeout: 60_000 }, async () => {
