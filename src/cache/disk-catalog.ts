@@ -20,6 +20,12 @@ const TABLE_FIRST = 16
 /** Of an entry: 64 hex digits, or the 32 bytes they stand for. */
 export type EntryId = string | Uint8Array
 
+export interface CatalogEntry {
+  readonly id: string
+  /** What it takes from the disk. */
+  readonly bytes: number
+}
+
 export class Catalog {
   /** By folder. */
   readonly #tables: readonly Table[]
@@ -85,12 +91,12 @@ export class Catalog {
   }
 
   /** Takes the least recently used entry out. */
-  dropOldest(): string | undefined {
+  dropOldest(): CatalogEntry | undefined {
     const row = this.#order.victim()
     if (row === undefined) return undefined
-    const id = Buffer.from(this.#idOf(row)).toString('hex')
+    const entry = { id: Buffer.from(this.#idOf(row)).toString('hex'), bytes: this.#blocks[row]! * BLOCK_BYTES }
     this.#remove(row)
-    return id
+    return entry
   }
 
   /**

@@ -13,7 +13,7 @@
  */
 import { randomBytes } from 'node:crypto'
 import fs from 'node:fs'
-import { mkdir } from 'node:fs/promises'
+import { lstat, mkdir } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { fromErrno, ThawError } from '../errors.ts'
 import { hasErrno, ifThere, read, rename, unlink, writeAll } from '../store/directory-files.ts'
@@ -26,6 +26,10 @@ export const BLOCK_BYTES = 4096
 /** Of entries: `00` to `ff`. */
 export const FOLDERS = 256
 const SMALL_BYTES_MAX = 128
+/** There is no folder, or what has its name is none. */
+const NO_FOLDER = ['ENOENT', 'ENOTDIR'] as const
+/** EBADMSG and EUCLEAN: file systems with checksums. */
+const UNREADABLE = ['EIO', 'EBADMSG', 'EUCLEAN', 'ELOOP', 'ENXIO', 'EISDIR', 'EACCES', 'EPERM'] as const
 
 const { O_RDONLY, O_NOFOLLOW, O_NONBLOCK } = fs.constants
 const READ_FLAGS = O_RDONLY | O_NOFOLLOW | O_NONBLOCK
@@ -56,7 +60,19 @@ export class CacheFiles {
 
   /** Makes the folders that every cache has; those of entries come with their first entry. Raw errors of `node:fs`. */
   async makeFolders(): Promise<void> {
-    for (const path of [dirname(this.root), this.root, this.temporaryPath]) await makeFolder(path)
+    for (const path of [dirname(this.root), this.root]) await makeFolder(path)
+    await this.#makeOwnFolder(this.temporaryPath)
+  }
+
+  /** Calls `call`, and once more if it failed because folders were not there, or were none. */
+  async withFolders<T>(call: () => Promise<T>): Promise<T> {
+    try {
+      return await call()
+    } catch (error) {
+      if (!hasErrno(error, ...NO_FOLDER)) throw error
+      await this.makeFolders()
+      return await call()
+    }
   }
 
   /** Puts a file with these bytes in place of what was there. `check` is called before it gets its name and may throw. Raw errors of `node:fs`. */
@@ -65,14 +81,8 @@ export class CacheFiles {
   }
 
   /** The same with what `fill` writes, which is called again if the folders were not there. Leaves nothing behind if it fails. */
-  async replace(path: string, fill: (fd: number) => Promise<void>, check?: () => void): Promise<void> {
-    try {
-      await this.#replace(path, fill, check)
-    } catch (error) {
-      if (!hasErrno(error, 'ENOENT')) throw error
-      await this.makeFolders()
-      await this.#replace(path, fill, check)
-    }
+  replace(path: string, fill: (fd: number) => Promise<void>, check?: () => void): Promise<void> {
+    return this.withFolders(() => this.#replace(path, fill, check))
   }
 
   /**
@@ -105,11 +115,19 @@ export class CacheFiles {
       await rename(from, to)
     } catch (error) {
       // An entry's folder comes with its first entry; and a folder in place of a file is not replaced by a name.
-      if (hasErrno(error, 'ENOENT')) await makeFolder(dirname(to))
+      if (hasErrno(error, ...NO_FOLDER)) await this.#makeOwnFolder(dirname(to))
       else if (hasErrno(error, 'EISDIR', 'ENOTEMPTY', 'EEXIST')) await this.remove(to)
       else throw error
       await rename(from, to)
     }
+  }
+
+  /** In place of what lies there and is no folder: nothing else may have that name. */
+  async #makeOwnFolder(path: string): Promise<void> {
+    await makeFolder(path)
+    if ((await lstat(path)).isDirectory()) return
+    await this.remove(path)
+    await makeFolder(path)
   }
 
   #temporary(): string {
@@ -122,17 +140,36 @@ export function openFile(path: string): Promise<number> {
   return openWith(path, READ_FLAGS)
 }
 
-/** The text of a file of a few bytes; undefined: there is none, or something else. Raw errors of `node:fs`. */
-export async function readSmall(path: string): Promise<string | undefined> {
-  const fd = await ifThere(openFile(path)).catch(error => (hasErrno(error, 'ELOOP', 'ENXIO') ? undefined : Promise.reject(error)))
-  if (fd === undefined) return undefined
+/** Whether an error says something of one file, and not of the disk, the process or the moment. */
+export function isUnreadable(error: unknown): boolean {
+  return hasErrno(error, ...UNREADABLE)
+}
+
+/**
+ * Calls `use` with a file that may be read and does not have to be. Undefined: there is none, or none that can be read.
+ * Raw errors of `node:fs`, and what `use` throws.
+ */
+export async function readHint<T>(path: string, use: (fd: number) => Promise<T>): Promise<T | undefined> {
   try {
-    if (!fs.fstatSync(fd).isFile()) return undefined
+    const fd = await ifThere(openFile(path))
+    if (fd === undefined) return undefined
+    try {
+      return fs.fstatSync(fd).isFile() ? await use(fd) : undefined
+    } finally {
+      fs.closeSync(fd)
+    }
+  } catch (error) {
+    if (isUnreadable(error)) return undefined
+    throw error
+  }
+}
+
+/** The text of a file of a few bytes, as far as it can be read. Raw errors of `node:fs`. */
+export function readSmall(path: string): Promise<string | undefined> {
+  return readHint(path, async fd => {
     const bytes = Buffer.alloc(SMALL_BYTES_MAX)
     return bytes.toString('latin1', 0, await read(fd, bytes, 0, SMALL_BYTES_MAX, 0))
-  } finally {
-    fs.closeSync(fd)
-  }
+  })
 }
 
 /** What a file of that length takes from the disk; its name is not counted. */

@@ -9,10 +9,9 @@
  * - What is under way is bounded, in entries and in bytes; beyond that nothing waits, it is not kept.
  */
 import { hasErrno } from '../store/directory-files.ts'
-import { forEachAtOnce } from '../util/at-once.ts'
 import type { Clock } from '../util/clock.ts'
 import type { Bound } from './disk-bound.ts'
-import type { Catalog } from './disk-catalog.ts'
+import type { Catalog, CatalogEntry } from './disk-catalog.ts'
 import { BLOCK_BYTES, blocksOf, type CacheFiles } from './disk-files.ts'
 import type { Ownership } from './disk-owner.ts'
 import type { Reads } from './disk-read.ts'
@@ -51,8 +50,8 @@ export class Fill {
     this.#bound = bound
     this.#reads = reads
     this.#clock = clock
-    this.#room = new Room(files.root, clock)
-    this.#guestRoom = new Room(files.root, clock)
+    this.#room = new Room(files, clock)
+    this.#guestRoom = new Room(files, clock)
   }
 
   /** Why nothing is kept at present; undefined: it is. */
@@ -115,18 +114,23 @@ export class Fill {
     return guestBytes + this.#puttingBytes <= limit
   }
 
+  /** What cannot be removed still counts, and another one goes in its place. Fails if there is too much in the end. */
   async #evictTo(catalog: Catalog, limitBytes: number, entriesMax: number): Promise<void> {
-    await forEachAtOnce(this.#surplus(catalog, limitBytes, entriesMax), UNLINKS_AT_ONCE, id =>
-      this.#files.remove(this.#files.entryPath(id)),
-    )
-  }
-
-  *#surplus(catalog: Catalog, limitBytes: number, entriesMax: number): Generator<string> {
-    for (let evicted = 0; evicted < entriesMax && catalog.bytes + this.#puttingBytes > limitBytes; evicted++) {
-      const id = catalog.dropOldest()
-      if (id === undefined) return
-      yield id
+    const isTooMuch = (): boolean => catalog.bytes + this.#puttingBytes > limitBytes
+    let left = Math.min(entriesMax, catalog.entries)
+    const next = (): CatalogEntry | undefined => (left-- > 0 && isTooMuch() ? catalog.dropOldest() : undefined)
+    let failure: unknown
+    const evict = async (): Promise<void> => {
+      for (let entry = next(); entry !== undefined; entry = next()) {
+        const { id, bytes } = entry
+        await this.#files.remove(this.#files.entryPath(id)).catch(error => {
+          failure = error
+          catalog.add(id, bytes)
+        })
+      }
     }
+    await Promise.all(Array.from({ length: UNLINKS_AT_ONCE }, evict))
+    if (failure !== undefined && isTooMuch()) throw failure
   }
 
   /** A missing file is somebody who cleared the folder meanwhile, not a fault of the disk. */

@@ -9,10 +9,9 @@
  * millisecond, and other work gets its turn in between.
  */
 import { hash } from 'node:crypto'
-import fs from 'node:fs'
-import { ifThere, read, writeAll } from '../store/directory-files.ts'
+import { read, writeAll } from '../store/directory-files.ts'
 import type { Catalog } from './disk-catalog.ts'
-import { BLOCK_BYTES, type CacheFiles, openFile } from './disk-files.ts'
+import { BLOCK_BYTES, type CacheFiles, readHint } from './disk-files.ts'
 
 const MAGIC = Buffer.from('thawidx2')
 const ID_BYTES = 32
@@ -59,11 +58,9 @@ function sealed(frame: Buffer, entries: number): Uint8Array {
   return frame.subarray(0, hashAt + HASH_BYTES)
 }
 
-/** Adds what the index says to a catalog, up to where it is torn. Raw errors of `node:fs`, and what `check` throws. */
+/** Adds what the index says to a catalog, up to where it is torn or cannot be read. Raw errors of `node:fs`, and what `check` throws. */
 export async function readIndex(files: CacheFiles, catalog: Catalog, check: () => void): Promise<void> {
-  const fd = await ifThere(openFile(files.indexPath))
-  if (fd === undefined) return
-  try {
+  await readHint(files.indexPath, async fd => {
     const frame = Buffer.alloc(FRAME_BYTES)
     await read(fd, frame, 0, MAGIC.length, 0)
     if (!frame.subarray(0, MAGIC.length).equals(MAGIC)) return
@@ -71,9 +68,7 @@ export async function readIndex(files: CacheFiles, catalog: Catalog, check: () =
       entries = addFrame(frame.subarray(0, await read(fd, frame, 0, FRAME_BYTES, position)), catalog)
       check()
     }
-  } finally {
-    fs.closeSync(fd)
-  }
+  })
 }
 
 /** Its number of entries; 0 if it is none that was written so. */

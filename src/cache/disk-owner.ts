@@ -13,7 +13,7 @@ import type { Clock } from '../util/clock.ts'
 import { type LockFile, tryLockFile } from '../util/lock-file.ts'
 import type { Bound } from './disk-bound.ts'
 import { Catalog } from './disk-catalog.ts'
-import { type CacheFiles, readSmall } from './disk-files.ts'
+import { type CacheFiles, isUnreadable, readSmall } from './disk-files.ts'
 import { readIndex, writeIndex } from './disk-index.ts'
 import { reconcile, removeAbandoned } from './disk-scan.ts'
 
@@ -135,7 +135,7 @@ export class Ownership {
     } catch {
       // The next owner looks at the files instead.
     } finally {
-      this.#lock?.release({ remove: this.#lock.isNamed })
+      this.#lock?.release({ remove: true })
     }
   }
 
@@ -169,10 +169,22 @@ export class Ownership {
     this.#lock?.release()
     this.#lock = undefined
     this.#forget()
-    this.#lock = await tryLockFile(this.#files.ownerPath)
+    this.#lock = await this.#files.withFolders(() => this.#tryLock())
     if (this.#lock === undefined) return
     this.#catalog = new Catalog()
     this.#indexed = false
+  }
+
+  async #tryLock(): Promise<LockFile | undefined> {
+    const path = this.#files.ownerPath
+    try {
+      return await tryLockFile(path)
+    } catch (error) {
+      // What cannot be locked would keep the folder without an owner for ever.
+      if (!isUnreadable(error)) throw error
+      await this.#files.remove(path)
+      return await tryLockFile(path)
+    }
   }
 
   #forget(): void {

@@ -14,14 +14,12 @@ import type { Allocate } from '../cache.ts'
 import { ThawError } from '../errors.ts'
 import { hasErrno, read } from '../store/directory-files.ts'
 import type { Clock } from '../util/clock.ts'
-import { diskError, openFile } from './disk-files.ts'
+import { diskError, isUnreadable, openFile } from './disk-files.ts'
 
 /** Far more than the four threads of libuv keep busy; a bound on descriptors and memory. */
 const READS_MAX = 256
 /** What is read at a time to be compared. */
 const COMPARED_BYTES = 64 * 1024
-/** Said of one file, and not of the disk, the process or the moment. EBADMSG and EUCLEAN: file systems with checksums. */
-const UNREADABLE = ['EIO', 'EBADMSG', 'EUCLEAN', 'ELOOP', 'ENXIO', 'EISDIR', 'EACCES', 'EPERM'] as const
 
 export class Reads {
   readonly #clock: Clock
@@ -133,7 +131,7 @@ async function readInto(fd: number, path: string, memory: Uint8Array, sizeBytes:
 }
 
 function readError(error: unknown, path: string): unknown {
-  if (hasErrno(error, ...UNREADABLE)) return unreadable(path, (error as NodeJS.ErrnoException).code!, error)
+  if (isUnreadable(error)) return unreadable(path, (error as NodeJS.ErrnoException).code!, error)
   return diskError(error, 'cannot read', path)
 }
 

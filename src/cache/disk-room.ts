@@ -3,26 +3,27 @@
  */
 import { statfs } from 'node:fs/promises'
 import type { Clock } from '../util/clock.ts'
+import type { CacheFiles } from './disk-files.ts'
 
 const FREE_SHARE_MIN = 0.05
 const MEASURED_FOR_MS = 1000
 
 export class Room {
-  readonly #path: string
+  readonly #files: CacheFiles
   readonly #clock: Clock
   /** What may be used as far as the disk goes, as of the last look at it. */
   #diskLimitBytes = 0
   #measuredAt = Number.NEGATIVE_INFINITY
 
-  constructor(path: string, clock: Clock) {
-    this.#path = path
+  constructor(files: CacheFiles, clock: Clock) {
+    this.#files = files
     this.#clock = clock
   }
 
   /** The most bytes there may be, of which `usedBytes` are there now. Raw errors of `node:fs`. */
   async limit(usedBytes: number, boundBytes: number): Promise<number> {
     if (this.#clock.now() - this.#measuredAt >= MEASURED_FOR_MS) {
-      this.#diskLimitBytes = usedBytes + (await spareBytes(this.#path))
+      this.#diskLimitBytes = usedBytes + (await this.#files.withFolders(() => spareBytes(this.#files.root)))
       this.#measuredAt = this.#clock.now()
     }
     return Math.min(boundBytes, this.#diskLimitBytes)

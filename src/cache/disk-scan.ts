@@ -7,7 +7,7 @@ import { ID } from '../names.ts'
 import { ifThere, readdir } from '../store/directory-files.ts'
 import { forEachAtOnce } from '../util/at-once.ts'
 import type { Catalog } from './disk-catalog.ts'
-import { type CacheFiles, FOLDERS } from './disk-files.ts'
+import { type CacheFiles, FOLDERS, isUnreadable } from './disk-files.ts'
 
 /** Names that are looked through without a pause: a fifth of a millisecond. */
 const SLICE = 512
@@ -21,7 +21,10 @@ const TEMPORARY = /^([1-9]\d*)\.[0-9a-f]{12}\.\d+$/
 export interface LookOptions {
   /** Throws to end the look. */
   readonly check: () => void
-  /** A larger file is no entry, and is removed. Default: nothing is. */
+  /**
+   * A larger file is no entry. Such files are removed, and so is what cannot be read or has the name
+   * of an entries' folder and is none. Default: nothing is removed.
+   */
   readonly entryBytesMax?: number | undefined
 }
 
@@ -29,22 +32,27 @@ export interface LookOptions {
  * Makes `catalog` what the folders hold: what is gone is dropped, what is new is added as used last,
  * by its age. What comes or goes meanwhile may be missed until the next time. Raw errors of `node:fs`.
  */
-export async function reconcile(
-  files: CacheFiles,
-  catalog: Catalog,
-  { check, entryBytesMax = Number.POSITIVE_INFINITY }: LookOptions,
-): Promise<void> {
+export async function reconcile(files: CacheFiles, catalog: Catalog, { check, entryBytesMax }: LookOptions): Promise<void> {
   const now = Date.now()
+  const remove = async (path: string): Promise<void> => {
+    // What cannot be removed either is passed over, so that all else is looked after.
+    if (entryBytesMax !== undefined) await files.remove(path).catch(() => undefined)
+  }
+  const passOver = async (path: string, error?: unknown): Promise<void> => {
+    if (error !== undefined && !isUnreadable(error)) throw error
+    await remove(path)
+  }
   /** Rows of files that nobody knew, by age: see `ageClass`. */
   const found: number[][] = []
   catalog.beginLook()
-  await forEachFolder(files, async (names, folder) => {
+  const visit = async (names: readonly string[], folder: string): Promise<void> => {
     for (const slice of slicesOf(names)) {
       const unknown = slice.filter(name => !catalog.saw(name) && isEntry(name, folder))
       await forEachAtOnce(unknown, LOOKS_AT_ONCE, async id => {
-        const stats = await lstat(files.entryPath(id))
+        const path = files.entryPath(id)
+        const stats = await lstat(path).catch(error => passOver(path, error))
         if (stats?.isFile() !== true) return
-        if (stats.size > entryBytesMax) return await files.remove(files.entryPath(id))
+        if (stats.size > (entryBytesMax ?? Number.POSITIVE_INFINITY)) return await remove(path)
         const age = ageClass(now - stats.mtimeMs)
         found[age] ??= []
         found[age].push(catalog.add(id, stats.size))
@@ -52,7 +60,8 @@ export async function reconcile(
       await pause(check)
     }
     catalog.dropUnseen(Number.parseInt(folder, 16))
-  })
+  }
+  await forEachFolder(files, visit, passOver)
   for (const rows of found.reverse()) {
     for (const slice of slicesOf(rows ?? [])) {
       for (const row of slice) catalog.touchRow(row)
@@ -66,18 +75,30 @@ function ageClass(ageMs: number): number {
   return Math.floor(8 * Math.log2(1 + Math.max(0, ageMs) / 1000))
 }
 
-/** Removes every entry, each after `onRemove` was told; resolves to how many there were. */
+/**
+ * Removes every entry, each after `onRemove` was told; resolves to how many there were. What cannot be
+ * removed is an error once all else is gone. Raw errors of `node:fs`, and what `check` throws.
+ */
 export async function removeEntries(files: CacheFiles, onRemove: (id: string) => void, check: () => void): Promise<number> {
   let removed = 0
-  await forEachFolder(files, async (names, folder) => {
+  const failures: unknown[] = []
+  const remove = async (id: string): Promise<void> => {
+    onRemove(id)
+    await files.remove(files.entryPath(id)).then(
+      () => removed++,
+      (error: unknown) => failures.push(error),
+    )
+  }
+  const visit = async (names: readonly string[], folder: string): Promise<void> => {
     check()
-    const ids = names.filter(name => isEntry(name, folder))
-    await forEachAtOnce(ids, UNLINKS_AT_ONCE, id => {
-      onRemove(id)
-      return files.remove(files.entryPath(id))
-    })
-    removed += ids.length
-  })
+    await forEachAtOnce(
+      names.filter(name => isEntry(name, folder)),
+      UNLINKS_AT_ONCE,
+      remove,
+    )
+  }
+  await forEachFolder(files, visit, async (_, error) => void (error === undefined || failures.push(error)))
+  if (failures.length > 0) throw failures[0]
   return removed
 }
 
@@ -92,13 +113,23 @@ export async function removeAbandoned(files: CacheFiles): Promise<void> {
   }
 }
 
-/** Calls `visit` with what lies in each folder of entries, one after the other; a folder that is not there is empty. */
-async function forEachFolder(files: CacheFiles, visit: (names: readonly string[], folder: string) => Promise<void>): Promise<void> {
-  const there = new Set<string>()
-  for (const entry of (await ifThere(readdir(files.root))) ?? []) if (entry.isDirectory()) there.add(entry.name)
+/**
+ * Calls `visit` with what lies in each folder of entries, one after the other. Empty is what is not
+ * there, what is no folder, and what cannot be read; `passOver` is told of the last two, and may throw.
+ */
+async function forEachFolder(
+  files: CacheFiles,
+  visit: (names: readonly string[], folder: string) => Promise<void>,
+  passOver: (path: string, error?: unknown) => Promise<void>,
+): Promise<void> {
+  const there = new Map(((await ifThere(readdir(files.root))) ?? []).map(entry => [entry.name, entry.isDirectory()]))
   for (let number = 0; number < FOLDERS; number++) {
     const folder = number.toString(16).padStart(2, '0')
-    await visit(there.has(folder) ? await namesIn(`${files.root}/${folder}`) : [], folder)
+    const path = `${files.root}/${folder}`
+    const isFolder = there.get(folder)
+    if (isFolder === false) await passOver(path)
+    const names = isFolder ? await namesIn(path).catch(error => passOver(path, error)) : undefined
+    await visit(names ?? [], folder)
   }
 }
 
