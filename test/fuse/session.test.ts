@@ -207,6 +207,32 @@ describe('a session', () => {
     expect(damaged).toEqual([['rootfs', 9, 1, 'CLOSED']])
   })
 
+  it('loses what is written back where a write failed, or was short: the kernel may have forgotten what was stored', () => {
+    const last = 9 * 4096
+    const failed = (offset: number, data: Buffer): void => {
+      rootfs.isHeld = true
+      write(ROOTFS, offset, data)
+      rootfs.answer('NO_SPACE')
+      rootfs.isHeld = false
+    }
+    const writtenBack = (offset: number, sizeBytes = 4096): number | undefined =>
+      write(ROOTFS, offset, Buffer.alloc(sizeBytes), { flags: WRITE_CACHE })?.errno
+    failed(5000, Buffer.alloc(4096))
+    expect([0, 4096, 8192, 12_288].map(offset => writtenBack(offset))).toEqual([0, ERRNO.EIO, ERRNO.EIO, 0])
+    // Written as a whole, it is known again; zeroed, too.
+    write(ROOTFS, 4096, Buffer.alloc(4096))
+    ask(OPCODE.fallocate, ROOTFS, words(0, 0, 8192, 0, 4096, 0, 3, 0))
+    expect([4096, 8192].map(offset => writtenBack(offset))).toEqual([0, 0])
+    write(ROOTFS, last - 4096, Buffer.alloc(8192))
+    expect([last - 4096, last].map(offset => writtenBack(offset, Math.min(4096, SIZE_BYTES - offset)))).toEqual([0, 0])
+    for (const offset of [SIZE_BYTES - 1, SIZE_BYTES]) {
+      write(ROOTFS, offset, Buffer.alloc(10))
+      expect(writtenBack(last, SIZE_BYTES - last)).toBe(ERRNO.EIO)
+      write(ROOTFS, last, Buffer.alloc(4096))
+    }
+    expect(rootfs.lost.map(([offset]) => offset)).toEqual([4096, 8192, last, last])
+  })
+
   it('loses nothing of which the writer waits for the answer', () => {
     rootfs.isHeld = true
     write(ROOTFS, 4096, Buffer.alloc(8192), { unique: 2n })

@@ -120,6 +120,16 @@ describe('what the overlay cannot take', () => {
     expect(await codeOfAsync(() => guest.restore.commit())).toBe('CORRUPT')
   })
 
+  it('may have a store to the same page forgotten, which is a loss', async () => {
+    await using guest = await Guest.of(full)
+    await guest.tell('store', 'memory', 80, 1, 'WROTE')
+    for (let page = 0; page < 64; page++) await guest.tell('write', 'memory', page, 'good')
+    expect(await guest.tell('write', 'memory', 80, 'more')).toBe('ENOSPC')
+    await guest.tell('punch', 'memory', 0, 1)
+    expect(await codeOfAsync(() => guest.restore.commit())).toBe('CORRUPT')
+    expect(served.events.filter(({ kind }) => kind === 'damaged')).toMatchObject([{ image: 'memory', page: 80, count: 1 }])
+  })
+
   it('and whose writer was told, is no loss', async () => {
     await using guest = await Guest.of(full)
     for (let page = 0; page < 64; page++) await guest.tell('write', 'memory', page, 'good')

@@ -69,6 +69,7 @@ export class Request implements ReadCallbacks, WriteCallbacks, Unique {
 
   onWritten(): void {
     const { answers } = this.#requests
+    this.file!.forgotten.delete(this.offset, this.sizeBytes)
     if (this.answer === 'empty') answers.sendError(this, 0)
     else {
       answers.clear(WRITE_OUT_BYTES)[0] = this.sizeBytes
@@ -131,7 +132,9 @@ export class Requests {
 
   /** Lost before it is answered: then the kernel takes the pages for clean. */
   #answerFailedWrite(request: Request, errno: number, code: ErrorCode | undefined): void {
-    if (request.isWriteBack) this.#owner.onLost(request.file!, request.offset, request.sizeBytes, code)
+    const { file, offset, sizeBytes, isWriteBack, answer } = request
+    if (isWriteBack) this.#owner.onLost(file!, offset, sizeBytes, code)
+    else if (answer === 'size') file!.forgotten.add(offset, sizeBytes)
     this.answers.sendError(request, errno)
     this.end(request)
   }

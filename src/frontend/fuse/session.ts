@@ -204,15 +204,22 @@ export class FuseSession implements Unique {
     const asked = words[fuse.TRANSFER_IN.size]!
     // A write that passes the end is done up to there; one that begins there would make the file longer.
     const sizeBytes = Math.min(asked, image.sizeBytes - offset)
+    const isWriteBack = (words[fuse.WRITE_IN.flags]! & fuse.WRITE_CACHE) !== 0
     if (!file.isWritable) return ERRNO.EROFS
+    // Of a short write the kernel keeps all but the last page.
+    if (sizeBytes < asked && !isWriteBack) file.forgotten.add(Math.max(offset, (image.pageCount - 1) * PAGE_BYTES), 1)
     if (sizeBytes <= 0) return ERRNO.EFBIG
     if (asked > TRANSFER_BYTES_MAX || received < fuse.WRITE_BYTES_AT + asked) return ERRNO.EINVAL
     file.mtimeMs = Date.now()
+    if (isWriteBack && file.forgotten.hasAnyOf(offset, sizeBytes)) {
+      this.onLost(file, offset, sizeBytes, 'CORRUPT')
+      return ERRNO.EIO
+    }
     const request = this.#requests.begin(this.low, this.high, words[fuse.HEADER.pid]!, file)
     request.answer = 'size'
     request.offset = offset
     request.sizeBytes = sizeBytes
-    request.isWriteBack = (words[fuse.WRITE_IN.flags]! & fuse.WRITE_CACHE) !== 0
+    request.isWriteBack = isWriteBack
     image.write(offset, this.request.subarray(fuse.WRITE_BYTES_AT, fuse.WRITE_BYTES_AT + sizeBytes), request)
     this.#requests.park(request)
     return ANSWERED
@@ -345,6 +352,8 @@ export class FuseSession implements Unique {
     file.mtimeMs = Date.now()
     const request = this.#requests.begin(this.low, this.high, words[fuse.HEADER.pid]!, file)
     request.answer = 'empty'
+    request.offset = offset
+    request.sizeBytes = sizeBytes
     image.zero(offset, sizeBytes, request)
     this.#requests.park(request)
     return ANSWERED

@@ -6,6 +6,7 @@
  */
 import { PAGE_BYTES } from '../../chunk.ts'
 import type { ServedImage } from '../../pager.ts'
+import { ForgottenPages } from './forgotten.ts'
 import { ATTR, ATTR_OUT, DIRENT, DIRENT_BYTES, DT_DIR, DT_REG, ENTRY_OUT, ROOT_NODE, S_IFDIR, S_IFREG, STATFS_OUT } from './protocol.ts'
 import type { FileLook } from './spec.ts'
 
@@ -27,6 +28,7 @@ export interface FileNode {
   mtimeMs: number
   /** Handles by which it can be written to; mappings keep theirs open. */
   writers: number
+  readonly forgotten: ForgottenPages
 }
 
 interface Entry {
@@ -49,6 +51,7 @@ export class Tree {
       isWritable: image.isWritable && writable.includes(image.name),
       mtimeMs: look.timeMs,
       writers: 0,
+      forgotten: new ForgottenPages(image.sizeBytes),
     }))
     this.#byName = new Map(this.#files.map(file => [file.image.name, file]))
     const own = { node: ROOT_NODE, type: DT_DIR }
