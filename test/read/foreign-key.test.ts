@@ -10,7 +10,9 @@ import type { EngineStore, HeldSnapshot } from '../../src/engine.ts'
 import { openSnapshot } from '../../src/find.ts'
 import type { Manifest } from '../../src/manifest.ts'
 import { ImageReader } from '../../src/reader.ts'
+import { VirtualClock } from '../../src/testing.ts'
 import { codeOfAsync } from '../code-of.ts'
+import { FakeCache } from '../fault/fake-cache.ts'
 import { type PushedImage, pushedImage } from '../fault/read-path.ts'
 
 let pushed: PushedImage
@@ -72,6 +74,25 @@ describe('a manifest with another’s chunk ids and wrong keys', () => {
     const outcomes = [0, 1, 2].flatMap(chunk => [codeOfAsync(() => forged.want(chunk)), codeOfAsync(() => right.want(chunk))])
     expect(await Promise.all(outcomes)).toEqual(['BAD_FORMAT', undefined, 'BAD_FORMAT', undefined, 'BAD_FORMAT', undefined])
     await fresh.close()
+  })
+
+  it('that says other lengths gets none of them, and has no cache forget its good copy', async () => {
+    const clock = new VirtualClock()
+    const disk = new FakeCache('disk', { clock })
+    const cached = new LocalEngine({ memoryBytes: 0, caches: [disk] })
+    const other = await cached.openStore(pushed.objects)
+    const right = await other.hold(manifest, pushed.root)
+    const read = async (): Promise<void> => cached.arena.unpin((await right.want(0)).slot)
+    await read()
+    await cached.settled()
+    const kept = new Map(disk.entries)
+    for (const more of [-1, 1]) {
+      const forged = await other.hold({ ...wrongKeys(), sealedBytes: manifest.sealedBytes.map(bytes => bytes + more) }, pushed.root)
+      expect(await codeOfAsync(() => forged.want(0))).toBe('CORRUPT')
+    }
+    expect(disk.entries).toEqual(kept)
+    expect((await cached.figures()).disk).toMatchObject({ corrupt: 0 })
+    await cached.close()
   })
 
   it('that says other page counts gets none of them either', async () => {
