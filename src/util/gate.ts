@@ -5,15 +5,18 @@
  *
  * - Demands before bulk before prefetch, whichever came first. Bulk and prefetch together hold at
  *   most three quarters of either bound, so a demand finds room at once in most cases.
+ *   Of seventeen in a row one is of a lower class that waits, so that what is done in bulk ends even
+ *   beside demands that never do.
  * - Within a class the tenants take turns, then the restores of a tenant; a restore's own work goes
- *   in the order of arrival.
+ *   in the order of arrival. What several wait for goes when it is the turn of any of them.
  * - Nobody overtakes a heavy one whose turn it is, so it gets in. One heavier than a bound is
  *   admitted alone.
  * - With `keepsFree` a tenant's demands take more only while they hold at most three times what is
  *   left after that, and those of one restore as much as is left (Choudhury and Hahne, "Dynamic queue
- *   length thresholds in a shared memory ATM switch", INFOCOM 1996); so does what else they do. What
- *   is held may be held for long, because a store hangs: another restore then still finds room, and
- *   another tenant at least a quarter. Without a tenant each restore is one of its own.
+ *   length thresholds in a shared memory ATM switch", INFOCOM 1996); so does what else they do, the
+ *   tenant's of what bulk and prefetch may hold. What is held may be held for long, because a store
+ *   hangs: another restore then still finds room, and another tenant at least a quarter. Without a
+ *   tenant each restore is one of its own.
  *
  * Each restore waits in a queue of its own, one a class, and each queue has a bound: whoever fills
  * his is refused, and nobody else.
@@ -27,11 +30,14 @@
  */
 import { ThawError } from '../errors.ts'
 import { FairQueue, type Owner, Queued } from './fair-queue.ts'
+import { Owners } from './owners.ts'
+import { Load, Shares } from './shares.ts'
 import { PRIORITIES, type Priority, type Urgency } from './urgency.ts'
 
 export type { Owner } from './fair-queue.ts'
 
-const NOBODY: Owner = { tenant: '', restore: '' }
+/** Demands in a row that are admitted before others that wait. */
+const IN_A_ROW_MAX = 16
 
 /** Of one restore in one class, unless bounds say otherwise. */
 const WAITING_MAX = 65_536
@@ -54,8 +60,8 @@ export interface GateRequest {
   readonly weight?: number | undefined
   /** Default: a demand. It may rise while it waits. */
   readonly urgency?: Urgency | undefined
-  /** Default: nobody in particular. */
-  readonly owner?: Owner | undefined
+  /** Default: nobody in particular. They may become more while it waits. */
+  readonly owner?: Owner | Owners | undefined
 }
 
 /** A place in a queue, then at what the gate guards. */
@@ -67,7 +73,7 @@ export interface Place {
 export class Gate {
   readonly #bounds: GateBounds
   readonly #weightMax: number
-  readonly #classes: readonly FairQueue<Waiter>[] = PRIORITIES.map(() => new FairQueue())
+  readonly #classes: readonly FairQueue<Ticket>[] = PRIORITIES.map(() => new FairQueue())
   readonly #all = new Load()
   /** Of those that were admitted as bulk or prefetch. */
   readonly #lower = new Load()
@@ -75,6 +81,8 @@ export class Gate {
   readonly #demandShares = new Shares()
   readonly #lowerShares = new Shares()
   #waiting = 0
+  /** Demands that were admitted, one after the other, while others waited. */
+  #inARow = 0
   #isAdmitting = false
 
   constructor(bounds: GateBounds) {
@@ -103,7 +111,8 @@ export class Gate {
 
   #enter(request: GateRequest, onAdmitted: (place: Place) => void): Waiter {
     const waiter = new Waiter(this, request, onAdmitted)
-    if (this.#isFree(waiter)) this.#admit(waiter)
+    const owner = this.#freeFor(waiter)
+    if (owner !== undefined) this.#admit(waiter, owner)
     else {
       this.#queue(waiter)
       this.look()
@@ -114,8 +123,9 @@ export class Gate {
   /** Admitted now or not at all: if nobody waits and there is room. */
   tryEnter(request: GateRequest = {}): Place | undefined {
     const waiter = new Waiter(this, request, ignore)
-    if (!this.#isFree(waiter)) return undefined
-    this.#admit(waiter)
+    const owner = this.#freeFor(waiter)
+    if (owner === undefined) return undefined
+    this.#admit(waiter, owner)
     return waiter
   }
 
@@ -151,9 +161,10 @@ export class Gate {
     this.#isAdmitting = true
     try {
       for (let next = this.#next(); next !== undefined; next = this.#next()) {
-        this.#classOf(next).hadTurn(next)
-        this.#takeOut(next)
-        this.#admit(next)
+        const { waiter, owner } = next
+        this.#classOf(waiter).hadTurn(next)
+        this.#takeOut(waiter)
+        this.#admit(waiter, owner)
       }
     } finally {
       this.#isAdmitting = false
@@ -164,7 +175,7 @@ export class Gate {
   left(waiter: Waiter): void {
     if (waiter.isQueued) {
       this.#takeOut(waiter)
-      waiter.stopRaises()
+      waiter.stopListening()
     } else this.#giveBack(waiter)
     // It may have been the heavy one that held up the others.
     if (this.#waiting > 0) this.look()
@@ -178,8 +189,18 @@ export class Gate {
     this.look()
   }
 
-  #isFree(waiter: Waiter): boolean {
-    return this.#waiting === 0 && this.#isWithinShare(waiter) && this.#hasRoom(waiter) && this.#isReady()
+  /** @internal Another one waits for the same. He has a turn too, if not too much of his waits. */
+  joined(waiter: Waiter, owner: Owner): void {
+    if (this.#isFull(waiter, owner)) return
+    this.#classOf(waiter).add(waiter.ticketFor(owner))
+    this.look()
+  }
+
+  /** On whose behalf it goes at once, if it may. */
+  #freeFor(waiter: Waiter): Owner | undefined {
+    if (this.#waiting > 0) return undefined
+    const owner = waiter.owners.all.find(owner => this.#mayHold(waiter, owner))
+    return owner !== undefined && this.#hasRoom(waiter) && this.#isReady() ? owner : undefined
   }
 
   #isReady(): boolean {
@@ -187,33 +208,47 @@ export class Gate {
   }
 
   #queue(waiter: Waiter): void {
-    if (this.#classOf(waiter).countOf(waiter.owner) >= (this.#bounds.waitingMax ?? WAITING_MAX)) {
+    if (waiter.owners.all.every(owner => this.#isFull(waiter, owner))) {
       throw new ThawError('UNAVAILABLE', 'too much waits for its turn already')
     }
     this.#putIn(waiter)
-    waiter.listenToRaises()
+    waiter.listen()
   }
 
-  #classOf({ priority }: Waiter): FairQueue<Waiter> {
+  #isFull(waiter: Waiter, owner: Owner): boolean {
+    return this.#classOf(waiter).countOf(owner) >= (this.#bounds.waitingMax ?? WAITING_MAX)
+  }
+
+  #classOf({ priority }: Waiter): FairQueue<Ticket> {
     return this.#classes[PRIORITIES.indexOf(priority)]!
   }
 
   #putIn(waiter: Waiter): void {
-    this.#classOf(waiter).add(waiter)
+    for (const owner of waiter.owners.all) this.#classOf(waiter).add(waiter.ticketFor(owner))
     this.#waiting++
   }
 
   #takeOut(waiter: Waiter): void {
-    this.#classOf(waiter).remove(waiter)
+    for (const ticket of waiter.tickets.splice(0)) this.#classOf(waiter).remove(ticket)
     this.#waiting--
   }
 
   /** Whose turn it is, if there is room for it. Who holds his tenant's share is passed over. */
-  #next(): Waiter | undefined {
+  #next(): Ticket | undefined {
     if (this.#waiting === 0) return undefined
-    for (const queue of this.#classes) {
-      const waiter = queue.firstOf(this.#isWithinShare)
-      if (waiter !== undefined) return this.#hasRoom(waiter) && this.#isReady() ? waiter : undefined
+    if (this.#inARow >= IN_A_ROW_MAX) {
+      const [, ...lower] = this.#classes
+      const ticket = this.#firstOf(lower)
+      if (ticket !== undefined && this.#hasRoom(ticket.waiter) && this.#isReady()) return ticket
+    }
+    const ticket = this.#firstOf(this.#classes)
+    return ticket !== undefined && this.#hasRoom(ticket.waiter) && this.#isReady() ? ticket : undefined
+  }
+
+  #firstOf(classes: readonly FairQueue<Ticket>[]): Ticket | undefined {
+    for (const queue of classes) {
+      const ticket = queue.firstOf(this.#isWithinShare)
+      if (ticket !== undefined) return ticket
     }
     return undefined
   }
@@ -224,16 +259,24 @@ export class Gate {
     return priority === 'demand' || this.#lower.hasRoom(weight, lowerShare(countMax), lowerShare(this.#weightMax))
   }
 
-  readonly #isWithinShare = ({ weight, owner, priority }: Waiter): boolean => {
+  readonly #isWithinShare = ({ waiter, owner }: Ticket): boolean => this.#mayHold(waiter, owner)
+
+  #mayHold({ weight, priority }: Waiter, owner: Owner): boolean {
     if (!this.#bounds.keepsFree) return true
-    const leftCount = this.#bounds.countMax - this.#all.count - 1
-    const leftWeight = this.#weightMax - this.#all.weight - weight
-    return this.#sharesOf(priority).hasRoom(owner, weight, leftCount, leftWeight)
+    let left = this.#all.left(weight, this.#bounds.countMax, this.#weightMax)
+    const restores = left
+    if (priority !== 'demand') {
+      const lower = this.#lower.left(weight, lowerShare(this.#bounds.countMax), lowerShare(this.#weightMax))
+      left = { count: Math.min(left.count, lower.count), weight: Math.min(left.weight, lower.weight) }
+    }
+    return this.#sharesOf(priority).hasRoom(owner, weight, left, restores)
   }
 
-  #admit(waiter: Waiter): void {
-    waiter.stopRaises()
-    const { weight, priority, owner } = waiter
+  #admit(waiter: Waiter, owner: Owner): void {
+    waiter.stopListening()
+    waiter.owner = owner
+    const { weight, priority } = waiter
+    this.#inARow = priority === 'demand' && this.#waiting > 0 ? this.#inARow + 1 : 0
     this.#all.add(weight)
     if (priority !== 'demand') this.#lower.add(weight)
     if (this.#bounds.keepsFree) this.#sharesOf(priority).add(owner, weight)
@@ -243,7 +286,7 @@ export class Gate {
   #giveBack({ weight, priority, owner }: Waiter): void {
     this.#all.subtract(weight)
     if (priority !== 'demand') this.#lower.subtract(weight)
-    if (this.#bounds.keepsFree) this.#sharesOf(priority).subtract(owner, weight)
+    if (this.#bounds.keepsFree) this.#sharesOf(priority).subtract(owner!, weight)
   }
 
   #sharesOf(priority: Priority): Shares {
@@ -251,99 +294,62 @@ export class Gate {
   }
 }
 
-/** What somebody holds. */
-class Load {
-  count = 0
-  weight = 0
-
-  /** Whether there is room for one more. One that is alone has it always. */
-  hasRoom(weight: number, countMax: number, weightMax: number): boolean {
-    return this.count === 0 || (this.count < countMax && this.weight + weight <= weightMax)
-  }
-
-  add(weight: number): void {
-    this.count++
-    this.weight += weight
-  }
-
-  subtract(weight: number): void {
-    this.count--
-    this.weight -= weight
-  }
-}
-
-/** What a tenant holds for each restore; also in all. */
-class TenantLoad extends Load {
-  readonly restores = new Map<string, Load>()
-}
-
-/** Who holds how much. */
-class Shares {
-  readonly #tenants = new Map<string, TenantLoad>()
-
-  /** Whether one more is within the shares of its tenant and its restore, where so much is left after it. */
-  hasRoom(owner: Owner, weight: number, leftCount: number, leftWeight: number): boolean {
-    const tenant = this.#tenants.get(tenantOf(owner))
-    if (tenant === undefined) return true
-    const restore = tenant.restores.get(owner.restore)
-    return tenant.hasRoom(weight, 3 * leftCount, 3 * leftWeight) && (restore?.hasRoom(weight, leftCount, leftWeight) ?? true)
-  }
-
-  add(owner: Owner, weight: number): void {
-    const tenant = this.#tenants.get(tenantOf(owner)) ?? new TenantLoad()
-    this.#tenants.set(tenantOf(owner), tenant)
-    const restore = tenant.restores.get(owner.restore) ?? new Load()
-    tenant.restores.set(owner.restore, restore)
-    tenant.add(weight)
-    restore.add(weight)
-  }
-
-  subtract(owner: Owner, weight: number): void {
-    const tenant = this.#tenants.get(tenantOf(owner))!
-    const restore = tenant.restores.get(owner.restore)!
-    tenant.subtract(weight)
-    restore.subtract(weight)
-    if (restore.count === 0) tenant.restores.delete(owner.restore)
-    if (tenant.count === 0) this.#tenants.delete(tenantOf(owner))
-  }
-}
-
-/** Names of tenants hold no slash (names.ts). */
-function tenantOf({ tenant, restore }: Owner): string {
-  return tenant === '' ? `/${restore}` : tenant
-}
-
 /** Three quarters; of a count in whole ones. `Load.hasRoom` sees to it that it is at least one. */
 function lowerShare(bound: number): number {
   return Math.floor((3 * bound) / 4)
 }
 
-/** One call of `enter`: it waits while it is queued, holds until it left, and is over then. */
-class Waiter extends Queued implements Place {
+/** A place in the queue of one for whom it is entered. */
+class Ticket extends Queued {
+  readonly waiter: Waiter
+
+  constructor(waiter: Waiter, owner: Owner) {
+    super(owner)
+    this.waiter = waiter
+  }
+}
+
+/** One call of `enter`: it waits while it has tickets, holds until it left, and is over then. */
+class Waiter implements Place {
   readonly weight: number
   readonly onAdmitted: (place: Place) => void
+  readonly owners: Owners
+  readonly tickets: Ticket[] = []
+  /** Whose turn it was admitted by. */
+  owner: Owner | undefined
   /** While it waits it is that of its urgency, afterwards the one it was admitted with. */
   priority: Priority
   readonly #gate: Gate
   readonly #urgency: Urgency | undefined
-  #stop: (() => void) | undefined
+  readonly #stops: (() => void)[] = []
   #hasLeft = false
 
-  constructor(gate: Gate, { weight = 0, urgency, owner = NOBODY }: GateRequest, onAdmitted: (place: Place) => void) {
-    super(owner)
+  constructor(gate: Gate, { weight = 0, urgency, owner }: GateRequest, onAdmitted: (place: Place) => void) {
     this.weight = weight
     this.onAdmitted = onAdmitted
+    this.owners = Owners.of(owner)
     this.priority = urgency?.priority ?? 'demand'
     this.#gate = gate
     this.#urgency = urgency
   }
 
-  listenToRaises(): void {
-    this.#stop = this.#urgency?.onRaise(priority => this.#gate.raised(this, priority))
+  get isQueued(): boolean {
+    return this.tickets.length > 0
   }
 
-  stopRaises(): void {
-    this.#stop?.()
+  ticketFor(owner: Owner): Ticket {
+    const ticket = new Ticket(this, owner)
+    this.tickets.push(ticket)
+    return ticket
+  }
+
+  listen(): void {
+    if (this.#urgency !== undefined) this.#stops.push(this.#urgency.onRaise(priority => this.#gate.raised(this, priority)))
+    this.#stops.push(this.owners.onAdd(owner => this.#gate.joined(this, owner)))
+  }
+
+  stopListening(): void {
+    for (const stop of this.#stops.splice(0)) stop()
   }
 
   leave(): void {

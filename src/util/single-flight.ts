@@ -3,25 +3,26 @@
  * came of it.
  *
  * The work is nobody's own: it goes on when the first who asked goes away, and ends early only when
- * the last one did. It is as urgent as the most urgent of those who wait. Deadlines are the waiters',
- * by their signals: nobody has what is left of another's.
+ * the last one did. It is as urgent as the most urgent of those who wait, and has the turns of all of
+ * them. Deadlines are the waiters', by their signals: nobody has what is left of another's.
  */
 import type { Owner } from './gate.ts'
+import { Owners } from './owners.ts'
 import { Urgency } from './urgency.ts'
 
 /** Who asks. */
 export interface FlightWaiter {
   /** Default: a demand. */
   readonly urgency?: Urgency | undefined
-  readonly owner?: Owner | undefined
+  readonly owner?: Owner | Owners | undefined
   readonly signal?: AbortSignal | undefined
 }
 
 /** What the work is given. */
 export interface Flight {
   readonly urgency: Urgency
-  /** Of the first who asked. */
-  readonly owner: Owner | undefined
+  /** All who asked. */
+  readonly owner: Owners
   /** Aborts when nobody waits any more. */
   readonly signal: AbortSignal
 }
@@ -66,12 +67,13 @@ export class SingleFlight<K, V> {
   }
 
   #begin(key: K, work: (flight: Flight) => Promise<V>, { urgency, owner }: FlightWaiter): UnderWay<V> {
+    const [first] = Owners.of(owner).all
     const controller = new AbortController()
     const flight = {
       controller,
       signal: controller.signal,
       urgency: new Urgency(urgency?.priority),
-      owner,
+      owner: new Owners(first),
       waiting: new Set<Waiting<V>>(),
     }
     const working = work(flight)
@@ -89,13 +91,15 @@ export class SingleFlight<K, V> {
     return flight
   }
 
-  #wait(key: K, flight: UnderWay<V>, { urgency, signal }: FlightWaiter): Promise<V> {
+  #wait(key: K, flight: UnderWay<V>, { urgency, owner, signal }: FlightWaiter): Promise<V> {
     return new Promise((resolve, reject) => {
       flight.urgency.raise(urgency?.priority)
       const stopRaises = urgency?.onRaise(priority => flight.urgency.raise(priority))
+      const stopFollowing = flight.owner.follow(Owners.of(owner))
       const stop = (): void => {
         flight.waiting.delete(waiting)
         stopRaises?.()
+        stopFollowing()
         signal?.removeEventListener('abort', onAbort)
       }
       const onAbort = (): void => {

@@ -94,6 +94,26 @@ describe('a snapshot that is released while a chunk of it is asked for again', (
   })
 })
 
+describe('a chunk that a tenant waits for whose turn is far off', () => {
+  it('is there for another as soon as it would be had he been the first to ask', async () => {
+    const clock = new VirtualClock()
+    const engine = new LocalEngine({ memoryBytes: 0, caches: [], clock, origin: { callsMax: 1 } })
+    const reads = await engine.openStore(store(() => clock.sleep(30)))
+    // The same bytes, under numbers of their own.
+    const pages = Array.from({ length: 40 }, (_, number) => number + 2)
+    const many = await Promise.all(pages.map(count => reads.hold({ ...columnsOf(0), pages: Uint8Array.of(count) }, ROOT, ACME)))
+    const failing = many.map(snapshot => snapshot.want(0).catch((error: unknown) => error))
+    const last = await reads.hold(columnsOf(1), ROOT, ACME)
+    const acmes = pagesOf(engine, last)
+    await clock.advance(1)
+    const others = await last.lend(OTHER)
+    expect((await clock.run(pagesOf(engine, others))).equals(markedPages(1, 1))).toBe(true)
+    expect(clock.now()).toBeLessThanOrEqual(60)
+    await clock.run(Promise.all([acmes, ...failing]))
+    await clock.run(engine.close())
+  })
+})
+
 describe('a chunk that two tenants read through stores of their own', () => {
   it('is not waited for where the other’s store hangs', async () => {
     const clock = new VirtualClock()

@@ -1,6 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { Gate, type GateBounds, type GateRequest, type Owner, type Place } from '../../src/util/gate.ts'
+import { Owners } from '../../src/util/owners.ts'
 import { PRIORITIES, type Priority, Urgency } from '../../src/util/urgency.ts'
 import { codeOf, codeOfAsync } from '../code-of.ts'
 
@@ -152,6 +153,43 @@ describe('a gate', () => {
     expect([bench.gate.admitted, bench.order.at(-1)]).toEqual([33, 'demand'])
   })
 
+  it('with keepsFree leaves room to what others do in bulk, whatever one tenant’s prefetches hold', () => {
+    const bench = new Bench({ countMax: 64, keepsFree: true })
+    for (const tenant of ['a', 'b', 'c'])
+      for (let number = 0; number < 100; number++) bench.enter(`${tenant} ${number}`, { owner: of(tenant), urgency: urgent('prefetch') })
+    const held = ['a', 'b', 'c'].map(tenant => bench.order.filter(name => name.startsWith(tenant)).length)
+    expect(held).toEqual([32, 12, 3])
+    bench.enter('d', { owner: of('d'), urgency: urgent('bulk') })
+    expect(bench.order.at(-1)).toBe('d')
+  })
+
+  it('admits one of a lower class that waits behind so many demands, however many more there are', () => {
+    const bench = new Bench({ countMax: 1 })
+    bench.enter('first')
+    for (const priority of ['prefetch', 'bulk'] as const) {
+      for (const number of [1, 2]) bench.enter(`${priority} ${number}`, { urgency: urgent(priority) })
+    }
+    for (let number = 0; number < 80; number++) bench.enter(`${number}`)
+    const order = bench.drain()
+    const lower = ['bulk 1', 'bulk 2', 'prefetch 1', 'prefetch 2']
+    expect(lower.map(name => order.indexOf(name))).toEqual([16, 33, 50, 67])
+  })
+
+  it('admits what several wait for when it is the turn of any of them, and on his behalf', () => {
+    const bench = new Bench({ countMax: 4, keepsFree: true })
+    for (let number = 0; number < 100; number++) bench.enter(`a ${number}`, { owner: of('a', `${number}`) })
+    const owners = new Owners(of('a'))
+    bench.enter('shared', { owner: owners })
+    bench.enter('b', { owner: of('b') })
+    expect(bench.order).toEqual(['a 0', 'a 1', 'a 2', 'b'])
+    owners.add(of('b'))
+    owners.add(of('b'))
+    bench.leave('b')
+    expect(bench.order.at(-1)).toBe('shared')
+    bench.leave('shared')
+    expect([bench.gate.admitted, bench.gate.waiting, bench.drain().length]).toEqual([3, 97, 97])
+  })
+
   it('asks whether there is what it is for, and again when it is told to look', () => {
     let left = 1
     const bench = new Bench({ countMax: 8, isReady: () => left-- > 0 })
@@ -211,10 +249,19 @@ describe('a gate', () => {
 /** What the model knows of one that came. */
 interface Modelled {
   readonly name: string
-  readonly owner: Owner
+  /** All for whom it came. */
+  readonly owner: Owners
   readonly weight: number
   readonly urgency: Urgency
   class: Priority
+  /** For whom it was admitted. */
+  admittedFor: Owner | undefined
+}
+
+/** One of those for whom it waits. */
+interface ModelledTicket {
+  readonly one: Modelled
+  readonly owner: Owner
 }
 
 interface ModelBounds {
@@ -227,93 +274,126 @@ interface ModelBounds {
 class Model {
   readonly #bounds: ModelBounds
   readonly admitted: Modelled[] = []
-  readonly #waiting: Modelled[] = []
+  readonly #tickets: ModelledTicket[] = []
   /** Of each class, the tenants and restores that wait, in the order of their turns. */
   readonly #turns = new Map<Priority, { readonly tenant: string; readonly restores: string[] }[]>(PRIORITIES.map(name => [name, []]))
   readonly order: string[] = []
+  #inARow = 0
 
   constructor(bounds: ModelBounds) {
     this.#bounds = bounds
   }
 
   enter(one: Modelled): void {
-    this.#add(one)
+    this.#addAll(one)
     this.#look()
   }
 
   leave(one: Modelled): void {
     if (this.admitted.includes(one)) this.admitted.splice(this.admitted.indexOf(one), 1)
-    else if (this.#waiting.includes(one)) this.#remove(one)
+    else this.#removeAll(one)
     this.#look()
   }
 
   raise(one: Modelled, to: Priority): void {
-    if (!this.#waiting.includes(one) || PRIORITIES.indexOf(to) >= PRIORITIES.indexOf(one.class)) return
-    this.#remove(one)
+    if (!this.#isWaiting(one) || PRIORITIES.indexOf(to) >= PRIORITIES.indexOf(one.class)) return
+    this.#removeAll(one)
     one.class = to
-    this.#add(one)
+    this.#addAll(one)
     this.#look()
   }
 
-  #add(one: Modelled): void {
-    this.#waiting.push(one)
+  /** Before it is told to those who wait. */
+  join(one: Modelled, owner: Owner): void {
+    const isNew = !one.owner.all.some(({ tenant, restore }) => tenant === owner.tenant && restore === owner.restore)
+    if (!isNew || !this.#isWaiting(one)) return
+    this.#add({ one, owner })
+    this.#look()
+  }
+
+  #isWaiting(one: Modelled): boolean {
+    return this.#tickets.some(ticket => ticket.one === one)
+  }
+
+  #addAll(one: Modelled): void {
+    for (const owner of one.owner.all) this.#add({ one, owner })
+  }
+
+  #removeAll(one: Modelled): void {
+    for (const ticket of this.#tickets.filter(ticket => ticket.one === one)) this.#remove(ticket)
+  }
+
+  #add(ticket: ModelledTicket): void {
+    this.#tickets.push(ticket)
+    const { one, owner } = ticket
     const tenants = this.#turns.get(one.class)!
-    const tenant = tenants.find(({ tenant }) => tenant === one.owner.tenant) ?? { tenant: one.owner.tenant, restores: [] }
+    const tenant = tenants.find(({ tenant }) => tenant === owner.tenant) ?? { tenant: owner.tenant, restores: [] }
     if (!tenants.includes(tenant)) tenants.push(tenant)
-    if (!tenant.restores.includes(one.owner.restore)) tenant.restores.push(one.owner.restore)
+    if (!tenant.restores.includes(owner.restore)) tenant.restores.push(owner.restore)
   }
 
-  #of(name: Priority, tenant: string, restore: string): Modelled[] {
-    return this.#waiting.filter(one => one.class === name && one.owner.tenant === tenant && one.owner.restore === restore)
+  #of(name: Priority, tenant: string, restore: string): ModelledTicket[] {
+    return this.#tickets.filter(({ one, owner }) => one.class === name && owner.tenant === tenant && owner.restore === restore)
   }
 
-  #remove(one: Modelled): void {
-    this.#waiting.splice(this.#waiting.indexOf(one), 1)
-    const { tenant, restore } = one.owner
-    if (this.#of(one.class, tenant, restore).length > 0) return
+  #remove(ticket: ModelledTicket): void {
+    this.#tickets.splice(this.#tickets.indexOf(ticket), 1)
+    const { one, owner } = ticket
+    if (this.#of(one.class, owner.tenant, owner.restore).length > 0) return
     const tenants = this.#turns.get(one.class)!
-    const at = tenants.findIndex(each => each.tenant === tenant)
-    tenants[at]!.restores.splice(tenants[at]!.restores.indexOf(restore), 1)
+    const at = tenants.findIndex(each => each.tenant === owner.tenant)
+    tenants[at]!.restores.splice(tenants[at]!.restores.indexOf(owner.restore), 1)
     if (tenants[at]!.restores.length === 0) tenants.splice(at, 1)
   }
 
   #look(): void {
-    for (let one = this.#next(); one !== undefined; one = this.#next()) {
+    for (let next = this.#next(); next !== undefined; next = this.#next()) {
+      const { one, owner } = next
       // Its restore and its tenant go to the end, with all that stood before them in vain.
       const tenants = this.#turns.get(one.class)!
-      const at = tenants.findIndex(({ tenant }) => tenant === one!.owner.tenant)
+      const at = tenants.findIndex(({ tenant }) => tenant === owner.tenant)
       const { restores } = tenants[at]!
-      restores.push(...restores.splice(0, restores.indexOf(one.owner.restore) + 1))
+      restores.push(...restores.splice(0, restores.indexOf(owner.restore) + 1))
       tenants.push(...tenants.splice(0, at + 1))
-      this.#remove(one)
+      this.#removeAll(one)
+      this.#inARow = one.class === 'demand' && this.#tickets.length > 0 ? this.#inARow + 1 : 0
+      one.admittedFor = owner
       this.admitted.push(one)
       this.order.push(one.name)
     }
   }
 
-  #next(): Modelled | undefined {
-    for (const name of PRIORITIES) {
+  #next(): ModelledTicket | undefined {
+    const late = this.#inARow >= 16 ? this.#firstOf(['bulk', 'prefetch']) : undefined
+    const ticket = late !== undefined && this.#hasRoom(late.one) ? late : this.#firstOf(PRIORITIES)
+    return ticket !== undefined && this.#hasRoom(ticket.one) ? ticket : undefined
+  }
+
+  #firstOf(classes: readonly Priority[]): ModelledTicket | undefined {
+    for (const name of classes) {
       for (const { tenant, restores } of this.#turns.get(name)!) {
         for (const restore of restores) {
-          const [one] = this.#of(name, tenant, restore)
-          if (this.#isWithinShare(one!)) return this.#hasRoom(one!) ? one : undefined
+          const [ticket] = this.#of(name, tenant, restore)
+          if (this.#isWithinShare(ticket!)) return ticket
         }
       }
     }
     return undefined
   }
 
-  #isWithinShare(one: Modelled): boolean {
+  #isWithinShare({ one, owner }: ModelledTicket): boolean {
     const { countMax, weightMax, keepsFree } = this.#bounds
     const isDemand = (each: Modelled): boolean => each.class === 'demand'
     if (!keepsFree) return true
-    const alike = this.admitted.filter(each => each.owner.tenant === one.owner.tenant && isDemand(each) === isDemand(one))
-    const same = alike.filter(each => each.owner.restore === one.owner.restore)
-    const freeCount = countMax - this.admitted.length - 1
-    const freeWeight = weightMax - weightOf(this.admitted) - one.weight
-    const fits = (held: readonly Modelled[], times: number): boolean =>
-      held.length === 0 || (held.length + 1 <= times * freeCount && weightOf(held) + one.weight <= times * freeWeight)
-    return (one.owner.tenant === '' || fits(alike, 3)) && fits(same, 1) && (one.owner.tenant !== '' || fits(same, 3))
+    const alike = this.admitted.filter(each => each.admittedFor!.tenant === owner.tenant && isDemand(each) === isDemand(one))
+    const same = alike.filter(each => each.admittedFor!.restore === owner.restore)
+    const lower = this.admitted.filter(each => !isDemand(each))
+    const fits = (held: readonly Modelled[], times: number, share: number, among: readonly Modelled[]): boolean =>
+      held.length === 0 ||
+      (held.length + 1 <= times * (Math.floor(share * countMax) - among.length - 1) &&
+        weightOf(held) + one.weight <= times * (Math.floor(share * weightMax) - weightOf(among) - one.weight))
+    const tenants = owner.tenant === '' ? same : alike
+    return fits(same, 1, 1, this.admitted) && fits(tenants, 3, 1, this.admitted) && (isDemand(one) || fits(tenants, 3, 0.75, lower))
   }
 
   #hasRoom(one: Modelled): boolean {
@@ -344,6 +424,12 @@ describe('a gate and its model', () => {
     }),
     fc.record({ do: fc.constant('leave' as const), which: fc.nat() }),
     fc.record({ do: fc.constant('raise' as const), which: fc.nat(), priority }),
+    fc.record({
+      do: fc.constant('join' as const),
+      which: fc.nat(),
+      tenant: fc.constantFrom('a', 'b', 'c'),
+      restore: fc.constantFrom('1', '2'),
+    }),
   )
   const bounds = fc.record({
     countMax: fc.integer({ min: 1, max: 9 }),
@@ -361,12 +447,13 @@ describe('a gate and its model', () => {
           const one = step.do === 'enter' ? undefined : all[step.which % Math.max(1, all.length)]
           if (step.do === 'enter') {
             const { tenant, restore, weight } = step
-            const entering = {
+            const entering: Modelled = {
               name: `${all.length}`,
-              owner: { tenant, restore },
+              owner: new Owners({ tenant, restore }),
               weight,
               urgency: urgent(step.priority),
               class: step.priority,
+              admittedFor: undefined,
             }
             all.push(entering)
             model.enter(entering)
@@ -375,6 +462,9 @@ describe('a gate and its model', () => {
           else if (step.do === 'leave') {
             model.leave(one)
             bench.leave(one.name)
+          } else if (step.do === 'join') {
+            model.join(one, of(step.tenant, step.restore))
+            one.owner.add(of(step.tenant, step.restore))
           } else {
             model.raise(one, step.priority)
             one.urgency.raise(step.priority)
