@@ -45,7 +45,9 @@ export async function connectS3(location: S3Location, concurrency: number, timeo
   const trust = new Trust({ moreFile: process.env.AWS_CA_BUNDLE || undefined })
   // A file that cannot be read is said now, and not at each connection.
   if (location.endpoint?.startsWith('http:') !== true) await trust.context()
-  const agentOptions = { keepAlive: true, maxSockets: concurrency }
+  // A kept connection that was idle for so long is closed: one that something on the way forgot says
+  // nothing, and each of them would cost whoever is given it that time.
+  const agentOptions = { keepAlive: true, maxSockets: concurrency, timeout: timeouts.idleMs }
   const client: Sdk.S3Client = new sdk.S3Client({
     ...(location.endpoint !== undefined && { endpoint: location.endpoint }),
     ...regionOf(location),

@@ -1,4 +1,5 @@
-import { setImmediate } from 'node:timers/promises'
+import type { Socket } from 'node:net'
+import { setImmediate, setTimeout } from 'node:timers/promises'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { checkStore, requireConditionalPut } from '../../src/store/check.ts'
 import { openObjectStore } from '../../src/store/open.ts'
@@ -146,6 +147,20 @@ describe('an S3 provider that misbehaves', () => {
     fake.misbehave = () => true
     const quick = await open({ idleTimeoutMs: 60 })
     await expect(quick.get('a', { sizeMax: 10 })).rejects.toMatchObject({ code: 'UNAVAILABLE' })
+    await quick.close()
+  })
+
+  it('forgets the connections that it keeps, and says nothing: what was idle is not used again', async () => {
+    const forgotten = new Set<Socket>()
+    const quick = await open({ idleTimeoutMs: 100 })
+    fake.misbehave = request => {
+      forgotten.add(request.socket)
+      return false
+    }
+    await Promise.all(Array.from({ length: 8 }, (_, index) => quick.put(`a/${index}`, Buffer.from('x'))))
+    fake.misbehave = request => forgotten.has(request.socket)
+    await setTimeout(300)
+    expect(await quick.get('a/1', { sizeMax: 1 })).toHaveLength(1)
     await quick.close()
   })
 
