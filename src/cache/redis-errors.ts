@@ -20,6 +20,9 @@ function codeOf(error: unknown): ErrorCode {
   return /^(?:NOAUTH|WRONGPASS|NOPERM)\b|invalid password/.test(text) ? 'DENIED' : 'UNAVAILABLE'
 }
 
+/** What a server says to a password too when it takes no commands from anybody. */
+const NOT_NOW = /^(?:LOADING|BUSY|MASTERDOWN|MISCONF)\b|max number of clients/
+
 /**
  * What a server said to the handshake, as the reason why it is not used. ioredis would go on with a
  * server that wants no password though one is given, and with database 0 in place of the one that is
@@ -27,7 +30,7 @@ function codeOf(error: unknown): ErrorCode {
  */
 export function refusalOf(command: string, error: Error): ThawError {
   const { message } = error
-  if (command === 'auth') return new ThawError('DENIED', adviceOf(message), { tier: 'l2' })
+  if (command === 'auth') return new ThawError(NOT_NOW.test(message) ? 'UNAVAILABLE' : 'DENIED', adviceOf(message), { tier: 'l2' })
   if (command === 'select' && codeOf(error) !== 'DENIED')
     return new ThawError('UNSUPPORTED', `it does not have this database: ${message}`, { tier: 'l2' })
   // Without the word by which ioredis goes on.
@@ -47,6 +50,12 @@ export function misfitOf(info: string): ThawError | undefined {
   if (/^redis_mode:cluster\b/m.test(info))
     return new ThawError('UNSUPPORTED', 'it is a node of a cluster, which needs mode cluster', { tier: 'l2' })
   return undefined
+}
+
+/** A reply, if it is of the kind that its command has: what answers there can be anything. Throws an Error that says so. */
+export function replyOf<T>(reply: unknown, isOne: (reply: unknown) => reply is T): T {
+  if (isOne(reply)) return reply
+  throw new Error('the reply is of another kind than this command has')
 }
 
 /** Node's error of several addresses has no message. */

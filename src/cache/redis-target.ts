@@ -6,7 +6,7 @@
  */
 import type { RedisCommander } from 'ioredis'
 import { clearNode, type NodeReport, reportOf } from './redis-admin.ts'
-import { notConnected } from './redis-errors.ts'
+import { notConnected, replyOf } from './redis-errors.ts'
 import { Call, type CallLimits, type RedisNode } from './redis-node.ts'
 
 /** What is connected: a server, or the nodes of a cluster. */
@@ -43,7 +43,7 @@ export class RedisTarget {
 
   /** The value, in memory of its own or a part of what a socket read. */
   async get(key: string, signal: AbortSignal | undefined): Promise<Buffer | undefined> {
-    const value = await this.#ask('read a value', key, signal, () => this.#servers.commander.getBuffer(key))
+    const value = await this.#ask('read a value', key, signal, async () => replyOf(await this.#servers.commander.getBuffer(key), isValue))
     return value ?? undefined
   }
 
@@ -55,8 +55,9 @@ export class RedisTarget {
     let sent: Promise<unknown> = Promise.resolve()
     try {
       await this.#ask('write a value', key, signal, () => {
-        sent = this.#servers.commander.set(key, value, 'EX', this.#ttlSeconds)
-        return sent
+        const reply = this.#servers.commander.set(key, value, 'EX', this.#ttlSeconds)
+        sent = reply
+        return reply.then(text => replyOf(text, isOk))
       })
     } finally {
       void sent.then(onReleased, onReleased)
@@ -104,4 +105,12 @@ export class RedisTarget {
       if (call.isGivenUp) throw error
     })
   }
+}
+
+function isValue(reply: unknown): reply is Buffer | null {
+  return reply === null || Buffer.isBuffer(reply)
+}
+
+function isOk(reply: unknown): reply is 'OK' {
+  return reply === 'OK'
 }

@@ -1,6 +1,8 @@
 /** One real Redis that is down, hung, full, locked, or behind a bad wire: right bytes or a typed error, and it serves again when that is over. */
 import { randomBytes } from 'node:crypto'
+import { once } from 'node:events'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { type AddressInfo, createServer, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest'
@@ -198,6 +200,48 @@ describe('a server that answers the handshake, and not as it should, is not used
     expect(await outcome(cache, value!)).toBe('UNSUPPORTED')
     await own.command('replicaof', 'no', 'one')
     await untilServing(cache)
+  })
+})
+
+describe('what speaks the protocol and is no Redis', () => {
+  /** Says of itself what is right, and answers everything else with one reply. */
+  async function pretender(reply: string): Promise<SealedCache> {
+    const info = 'role:master\r\n'
+    const sockets = new Set<Socket>()
+    const answer = (name: string): string => (name === 'info' ? `$${info.length}\r\n${info}\r\n` : reply)
+    const listener = createServer(socket => {
+      sockets.add(socket)
+      socket.on('error', () => undefined)
+      socket.on('data', bytes => {
+        for (const [, name] of bytes.toString('latin1').matchAll(/\*\d+\r\n\$\d+\r\n(\w+)/g)) socket.write(answer(name!.toLowerCase()))
+      })
+    }).listen(0, '127.0.0.1')
+    await once(listener, 'listening')
+    opened.push({
+      async [Symbol.asyncDispose]() {
+        for (const socket of sockets) socket.destroy()
+        listener.close()
+        await once(listener, 'close')
+      },
+    })
+    return open(`redis://127.0.0.1:${(listener.address() as AddressInfo).port}`)
+  }
+
+  it.each([':5\r\n', '*2\r\n:1\r\n:2\r\n', '*0\r\n', '$-1\r\n'])('and answers %j: never more than an error of this cache', async reply => {
+    const cache = await pretender(reply)
+    const value = entry()
+    expect(await outcome(cache, value)).toBe(reply.startsWith('$') ? 'miss' : 'UNAVAILABLE')
+    expect(await cache.put(value.id, value.sealed)).toBe(false)
+    await expect(cache.clear()).rejects.toMatchObject({ tier: 'l2', code: 'UNAVAILABLE' })
+    expect(['up', 'down']).toContain((await cache.describe()).state)
+  })
+
+  it('and is too busy for a password: not DENIED', async () => {
+    const own = await ownServer({ password: 'secret' })
+    const first = await open(own.url)
+    await untilServing(first)
+    await own.command('config', 'set', 'maxclients', '1')
+    expect((await (await open(own.url)).describe()).remark).toMatch(/^UNAVAILABLE.*max number of clients/)
   })
 })
 
