@@ -13,7 +13,7 @@
  */
 import { randomBytes } from 'node:crypto'
 import fs from 'node:fs'
-import { lstat, mkdir } from 'node:fs/promises'
+import { lstat, mkdir, stat } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { fromErrno, ThawError } from '../errors.ts'
 import { hasErrno, ifThere, read, rename, unlink, writeAll } from '../store/directory-files.ts'
@@ -44,6 +44,8 @@ export class CacheFiles {
   readonly boundPath: string
   readonly ownerPath: string
   readonly temporaryPath: string
+  /** Whose the folder is. */
+  #uid: number | undefined
 
   constructor(path: string) {
     this.root = join(path, 'v1')
@@ -61,6 +63,7 @@ export class CacheFiles {
   /** Makes the folders that every cache has; those of entries come with their first entry. Raw errors of `node:fs`. */
   async makeFolders(): Promise<void> {
     for (const path of [dirname(this.root), this.root]) await makeFolder(path)
+    this.#uid = (await stat(this.root)).uid
     await this.#makeOwnFolder(this.temporaryPath)
   }
 
@@ -101,7 +104,12 @@ export class CacheFiles {
     const temporary = this.#temporary()
     try {
       const fd = await openWith(temporary, 'wx')
-      await fill(fd).finally(() => fs.closeSync(fd))
+      try {
+        this.#checkOwner(fd)
+        await fill(fd)
+      } finally {
+        fs.closeSync(fd)
+      }
       check?.()
       await this.#rename(temporary, path)
     } catch (error) {
@@ -120,6 +128,14 @@ export class CacheFiles {
       else throw error
       await rename(from, to)
     }
+  }
+
+  /** What root leaves in a folder of another user is in that user's way, who can neither read nor replace it. */
+  #checkOwner(fd: number): void {
+    const { uid } = fs.fstatSync(fd)
+    if (this.#uid === undefined || uid === this.#uid) return
+    const whose = `it belongs to user ${this.#uid}, who could not read files of user ${uid}`
+    throw new ThawError('DENIED', `nothing is written to ${this.root}: ${whose}`, { object: this.root, tier: 'disk' })
   }
 
   /** In place of what lies there and is no folder: nothing else may have that name. */

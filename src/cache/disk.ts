@@ -32,7 +32,10 @@ import { reconcile, removeEntries } from './disk-scan.ts'
 const TIMEOUT_MS = 2000
 
 export interface DiskCacheOptions {
-  /** The folder; made if it is not there. It may hold other things, which are left alone. */
+  /**
+   * The folder; made if it is not there. It may hold other things, which are left alone. If it is
+   * another user's, root reads and evicts, and writes nothing.
+   */
   readonly path: string
   /**
    * Most bytes of disk that entries take; default 10 GiB. The bound belongs to the folder: a size that is larger than the folder's raises it, a smaller

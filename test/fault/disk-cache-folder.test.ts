@@ -5,18 +5,19 @@
 import { execFileSync } from 'node:child_process'
 import { hash } from 'node:crypto'
 import fs from 'node:fs'
-import { mkdir, mkdtemp, readdir, rename, rm, symlink, writeFile } from 'node:fs/promises'
+import { chown, mkdir, mkdtemp, readdir, rename, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
-import { openDiskCache } from '../../src/cache/disk.ts'
+import { openDiskCache, resizeDiskCache } from '../../src/cache/disk.ts'
 import type { SealedCache } from '../../src/cache.ts'
 import { bytesIn, entriesIn, entryPath, TurnClock } from '../cache/disk-folder.ts'
 import { badSectors } from './bad-sectors.ts'
 import { mountTmpfs } from './tmpfs.ts'
 
 const BLOCK = 4096
-const BLOCKS_MAX = 64
+const BLOCKS_MAX = 32
+const USER = 1000
 
 let folder: string
 let path: string
@@ -137,6 +138,32 @@ describe('a folder', () => {
       reading.mockRestore()
     }
   })
+})
+
+it('nothing of root is left in the way of the user whose folder it is', async () => {
+  await mkdir(path)
+  for (const each of [folder, path]) await chown(each, USER, USER)
+  const asUser = async (): Promise<SealedCache> => {
+    process.seteuid!(USER)
+    return await open()
+  }
+  try {
+    const before = await asUser()
+    expect(await fill(before, 20)).toBe(20)
+    await before.close()
+    process.seteuid!(0)
+    const root = await open()
+    expect(await fill(root, 21)).toBe(20)
+    expect((await root.describe()).remark).toContain(`${USER}`)
+    await root.close()
+    await expect(resizeDiskCache({ path, sizeBytes: BLOCK })).rejects.toMatchObject({ code: 'DENIED', tier: 'disk' })
+    await writeFile(join(path, 'v1', 'owner'), 'of a process of root that was killed', { mode: 0o600 })
+    const after = await asUser()
+    await expectWhole(after)
+    await after.close()
+  } finally {
+    process.seteuid!(0)
+  }
 })
 
 it('an index with a bad sector costs a look at the files', async () => {
