@@ -110,6 +110,11 @@ export async function warmCaches(invocation: Invocation, ref: string, { tier: ti
   if (primed === 0) {
     throw new ThawError('UNAVAILABLE', `nothing of snapshot ${result.id} was kept: \`thaw cache ls\` shows why`, { object: result.id })
   }
+  for (const { tier, bytesMax = Number.POSITIVE_INFINITY } of (await caches?.cache.describe()) ?? []) {
+    if (bytesMax >= result.bytes || !result.tiers.includes(tier)) continue
+    const sizes = `${formatBytes(bytesMax)}, the snapshot has ${formatBytes(result.bytes)}`
+    output.warn(`${TIER_NAMES[tier]} may hold ${sizes}: a part of it is not there`)
+  }
   if (primeFailures > 0) output.warn(`${formatCount(primeFailures, 'object')} of ${formatCount(primed + primeFailures)} were not kept`)
   output.done(result, () => [verdict(result)])
 }

@@ -138,6 +138,13 @@ describe('cache warm and cache clear', () => {
     expect(await tiersOf(...DISK)).toMatchObject([{ entries: 0 }])
   })
 
+  it('say where a snapshot is larger than a cache may be', async () => {
+    await place.mustRun('cache', 'resize', `${sealedBytes - 1}`, ...DISK)
+    expect((await place.run('cache', 'warm', 'a', ...DISK)).stderr).toContain('a part of it is not there')
+    await place.mustRun('cache', 'resize', '1G', ...DISK)
+    expect((await place.run('cache', 'warm', 'a', ...DISK)).stderr).toBe('')
+  })
+
   it('need no key for an id', async () => {
     expect((await place.run('cache', 'warm', id, '--no-keyring', ...DISK)).code).toBe(0)
   })
