@@ -4,13 +4,14 @@
  * It does not keep the owner's event loop alive, but for the time of a request. A guard that does not answer in time is killed and so is gone: a stopped process
  * guards nobody.
  */
-import { type ChildProcess, spawn } from 'node:child_process'
+import type { ChildProcess } from 'node:child_process'
 import { closeSync } from 'node:fs'
 import type { Socket } from 'node:net'
 import { fileURLToPath } from 'node:url'
 import { type Clock, systemClock } from '../util/clock.ts'
 import { DescriptorMessages } from '../util/descriptor-message.ts'
 import type { Native } from '../util/native.ts'
+import { startProgram } from '../util/start-program.ts'
 import { systemError } from '../util/system-error.ts'
 import { ANSWER_BYTES, ANSWER_FD, type GuardRequest, REQUEST_BYTES_MAX } from './protocol.ts'
 
@@ -64,7 +65,7 @@ export class GuardConnection {
     this.#clock = clock
     this.#messages = new DescriptorMessages(native, socket, REQUEST_BYTES_MAX)
     this.#answers = child.stdio[ANSWER_FD] as Socket
-    this.pid = child.pid ?? 0
+    this.pid = child.pid!
     this.exited = exitOf(child)
     // Not before: closing the socket is what makes a guard kill.
     this.exited.then(() => {
@@ -79,8 +80,12 @@ export class GuardConnection {
   /** @throws GuardGone if it does not come up; an error of Node or the kernel if it cannot be started */
   static async start(native: Native, clock: Clock = systemClock): Promise<GuardConnection> {
     const [ownEnd, guardEnd] = socketPair(native)
-    const child = spawnGuard(guardEnd)
-    closeSync(guardEnd)
+    const child = await startGuardProcess(guardEnd)
+      .catch(error => {
+        closeSync(ownEnd)
+        throw error
+      })
+      .finally(() => closeSync(guardEnd))
     const guard = new GuardConnection(native, child, ownEnd, clock)
     await guard.#ready()
     return guard
@@ -160,10 +165,10 @@ function socketPair(native: Native): readonly [ownEnd: number, guardEnd: number]
 }
 
 /** In a session of its own, so that no signal to the owner's terminal or group takes it along; without the environment, which may hold secrets. */
-function spawnGuard(guardEnd: number): ChildProcess {
+function startGuardProcess(guardEnd: number): Promise<ChildProcess> {
   const { LD_LIBRARY_PATH } = process.env
   const file = new URL(import.meta.url.endsWith('.ts') ? './process.ts' : './guard-process.js', import.meta.url)
-  return spawn(process.execPath, [...NODE_OPTIONS, fileURLToPath(file)], {
+  return startProgram(process.execPath, [...NODE_OPTIONS, fileURLToPath(file)], {
     cwd: '/',
     detached: true,
     env: LD_LIBRARY_PATH === undefined ? {} : { LD_LIBRARY_PATH },
@@ -171,10 +176,9 @@ function spawnGuard(guardEnd: number): ChildProcess {
   })
 }
 
-/** Also of one that could not be started. An error of a running one, such as that it may not be killed, is not its end. */
+/** An error of a running one, such as that it may not be killed, is not its end. */
 function exitOf(child: ChildProcess): Promise<void> {
   return new Promise(resolve => {
-    child.once('exit', () => resolve())
-    child.on('error', () => child.pid === undefined && resolve())
+    child.once('exit', () => resolve()).on('error', () => undefined)
   })
 }

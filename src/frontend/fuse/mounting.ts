@@ -9,7 +9,7 @@
  * their device, for at their path there may be others.
  */
 import assert from 'node:assert/strict'
-import { type ChildProcess, spawn } from 'node:child_process'
+import type { ChildProcess } from 'node:child_process'
 import { closeSync, constants, openSync, readdirSync, readFileSync, readlinkSync, rmdirSync } from 'node:fs'
 import { open, readFile } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
@@ -19,6 +19,7 @@ import { TRANSFER_BYTES_MAX } from '../../pager.ts'
 import { deviceOf, type ListedMount, listMounts, topMountAt } from '../../util/mounts.ts'
 import { loadNative, type Native } from '../../util/native.ts'
 import { openFolder } from '../../util/open-folder.ts'
+import { startProgram } from '../../util/start-program.ts'
 import { systemError } from '../../util/system-error.ts'
 
 /** Type and subtype as `mount` and `df` show them. */
@@ -249,13 +250,17 @@ async function takeOff(native: Native, { path }: ListedMount, options: readonly 
 
 /** Runs a program, with a descriptor as its 3. @returns why it failed, or undefined */
 async function run(program: string, args: readonly string[], fd?: number): Promise<string | undefined> {
-  const child = spawn(program, args, {
-    stdio: ['ignore', 'ignore', 'pipe', ...(fd === undefined ? [] : [fd])],
-    timeout: PROGRAM_TIMEOUT_MS,
-    killSignal: 'SIGKILL',
-    env: { ...process.env, LC_ALL: 'C' },
-  })
-  return await failureOf(child, program)
+  try {
+    const child = await startProgram(program, args, {
+      stdio: ['ignore', 'ignore', 'pipe', ...(fd === undefined ? [] : [fd])],
+      timeout: PROGRAM_TIMEOUT_MS,
+      killSignal: 'SIGKILL',
+      env: { ...process.env, LC_ALL: 'C' },
+    })
+    return await failureOf(child, program)
+  } catch (error) {
+    return `${program}: ${error instanceof Error ? error.message : error}`
+  }
 }
 
 function failureOf(child: ChildProcess, program: string): Promise<string | undefined> {
