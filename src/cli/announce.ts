@@ -1,13 +1,14 @@
 /**
  * A running command's Unix socket, by which `thaw stats` finds it: HTTP, so that `curl --unix-socket` and Prometheus exporters can ask too.
  *
+ * It is made in a folder of its own (mode 0700), and put in place when it has its mode and is listened at: nobody finds it sooner, whatever the umask.
  * It goes when the command ends. One whose process was killed stays, refuses connections, and is removed by whoever finds it.
  */
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { chmod } from 'node:fs/promises'
-import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
-import { join } from 'node:path'
+import { chmod, mkdtemp, rename, rm } from 'node:fs/promises'
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
+import { basename, dirname, join } from 'node:path'
 import { makeStateFolder } from './state-folder.ts'
 
 /** One answer: text, or lines as they come. `signal` is aborted when the asker goes away, or the command ends. */
@@ -33,24 +34,35 @@ export async function announce(folder: string, answers: Answers): Promise<AsyncD
   })
   server.unref()
   const socket = join(folder, `${process.pid}-${randomBytes(NAME_BYTES).toString('hex')}.sock`)
-  server.listen(socket)
-  await once(server, 'listening')
+  await listenPrivately(server, socket)
   // A connection that cannot be accepted is the asker's loss.
   server.on('error', () => undefined)
-  const close = async (): Promise<void> => {
-    ending.abort(new Error('the command ends'))
-    server.closeAllConnections()
-    // Removes the socket.
-    server.close()
-    await once(server, 'close')
+  return {
+    [Symbol.asyncDispose]: async () => {
+      ending.abort(new Error('the command ends'))
+      await rm(socket, { force: true })
+      server.closeAllConnections()
+      server.close()
+      await once(server, 'close')
+    },
   }
+}
+
+/** Its name there is as long as in its place, so that what cannot be connected to cannot be made. */
+async function listenPrivately(server: Server, socket: string): Promise<void> {
+  const folder = await mkdtemp(join(dirname(socket), '.'))
+  const here = join(folder, basename(socket))
   try {
-    await chmod(socket, SOCKET_MODE)
+    server.listen(here)
+    await once(server, 'listening')
+    await chmod(here, SOCKET_MODE)
+    await rename(here, socket)
   } catch (error) {
-    await close()
+    server.close()
     throw error
+  } finally {
+    await rm(folder, { recursive: true, force: true })
   }
-  return { [Symbol.asyncDispose]: close }
 }
 
 async function respond(answer: Answer, request: IncomingMessage, response: ServerResponse, ending: AbortSignal): Promise<void> {
