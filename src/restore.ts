@@ -123,7 +123,13 @@ export class Restore implements AsyncDisposable {
     this.serving = new Serving({ id, tenant: snapshot.tenant, pagers, engine, held, images: snapshot.images, overlay, pageDeadlineMs })
     this.#commits = new Commits({
       id,
-      images: () => [...this.serving.images.values()].map(({ image: { name }, isPrivate, overlay }) => ({ name, isPrivate, overlay })),
+      images: () =>
+        [...this.serving.images.values()].map(({ image: { name, sizeBytes }, isPrivate, overlay }) => ({
+          name,
+          sizeBytes,
+          isPrivate,
+          overlay,
+        })),
       flush: () => this.serving.flush(),
       push: source.push,
     })

@@ -1,5 +1,5 @@
 /** Commits in a row of one restore, against plain bytes: what the guest wrote lies in an overlay, in the VMM's diffs, or was given back. Without a guest. */
-import { open } from 'node:fs/promises'
+import { open, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
@@ -54,8 +54,8 @@ class Guest implements AsyncDisposable {
     this.commits = new Commits<PushResult>({
       id: 'r1',
       images: () => [
-        { name: 'memory', isPrivate: true, overlay: overlays.memory },
-        { name: 'rootfs', isPrivate: false, overlay: overlays.rootfs },
+        { name: 'memory', sizeBytes: image.length, isPrivate: true, overlay: overlays.memory },
+        { name: 'rootfs', sizeBytes: image.length, isPrivate: false, overlay: overlays.rootfs },
       ],
       flush: async () => void this.flushes++,
       push: async ({ parent = snapshot, layer = 'os', ...spec }, options) => {
@@ -190,9 +190,9 @@ describe('diffs', () => {
   it('of a second commit are refused until it is said where they begin', async () => {
     guest.write(0, 1, 1)
     const diffs = async () => ({ memory: await guest.diff('diff') })
-    await expect(guest.commits.commit({ diffs: await diffs(), diffBase: 'last-commit' })).rejects.toThrow(RangeError)
-    guest.write(0, 1, 1)
-    const first = await guest.commits.commit({ diffs: await diffs() })
+    const begun = { diffs: await diffs() }
+    await expect(guest.commits.commit({ ...begun, diffBase: 'last-commit' })).rejects.toThrow(RangeError)
+    const first = await guest.commits.commit(begun)
     guest.write(1, 1, 2)
     const second = { diffs: await diffs() }
     await expect(guest.commits.commit(second)).rejects.toThrow(RangeError)
@@ -216,6 +216,31 @@ describe('diffs', () => {
     expect(await codeOfAsync(() => guest.commits.commit(again))).toBe('UNAVAILABLE')
     await expect(guest.commits.commit({ ...next, diffBase: 'last-commit' })).rejects.toThrow(RangeError)
     await guest.expectIs(await guest.commits.commit(again))
+  })
+
+  it('of a commit that was refused before it looked at them are missing too', async () => {
+    const another = async (page: number) => {
+      guest.write(page, 1, page + 1)
+      return { diffs: { memory: await guest.diff('diff') } }
+    }
+    const first = await another(0)
+    const refused = [{ ...first, diffBase: 'last-commit' as const }, { diffs: { ...first.diffs, other: first.diffs.memory } }]
+    for (const options of refused) await expect(guest.commits.commit(options)).rejects.toThrow(RangeError)
+    const meanwhile = await another(1)
+    const [committed, conflict] = await Promise.allSettled([first, meanwhile].map(options => guest.commits.commit(options)))
+    expect([committed?.status, conflict]).toMatchObject(['fulfilled', { reason: { code: 'CONFLICT' } }])
+    const third = await another(2)
+    await expect(guest.commits.commit({ ...third, diffBase: 'last-commit' })).rejects.toThrow(RangeError)
+    await guest.commits.commit({ ...meanwhile, diffBase: 'last-commit' })
+    await guest.expectIs(await guest.commits.commit({ ...third, diffBase: 'last-commit' }))
+  })
+
+  it('that are not there, or of another size, were given by mistake', async () => {
+    const short = join(small.dir, 'short')
+    await writeFile(short, 'short')
+    for (const memory of [join(small.dir, 'nowhere'), short]) await expect(guest.commits.commit({ diffs: { memory } })).rejects.toThrow()
+    guest.write(0, 1, 1)
+    await guest.expectIs(await guest.commits.commit({ diffs: { memory: await guest.diff('diff') } }))
   })
 
   it('that begin at the last commit do not lie over what it took whole, nor over what a front end wrote', async () => {

@@ -55,10 +55,8 @@ export class DiffFile implements ImageChanges, AsyncDisposable {
     }
   }
 
-  /** Another one is another file, or one that was written to since. */
   get identity(): string {
-    const { dev, ino, size, mtimeMs } = this.#stats
-    return [dev, ino, size, mtimeMs].join(' ')
+    return diffIdentity(this.#stats)
   }
 
   *stretches(): Generator<ChangedPages> {
@@ -101,6 +99,11 @@ export class DiffFile implements ImageChanges, AsyncDisposable {
   }
 }
 
+/** Another one is another file, or one that was written to since. */
+export function diffIdentity({ dev, ino, size, mtimeMs }: Stats): string {
+  return [dev, ino, size, mtimeMs].join(' ')
+}
+
 async function requireFineHoles(path: string, stats: Stats): Promise<void> {
   const { type, bsize } = await statfs(path)
   const blockBytes = type === TMPFS ? stats.blksize : TELL_BLOCK.includes(type) ? bsize : 0
@@ -108,6 +111,6 @@ async function requireFineHoles(path: string, stats: Stats): Promise<void> {
 }
 
 function cannotTell(path: string, why: string): ThawError {
-  const message = `${path}: the holes of this diff cannot be told page by page, because ${why}: write it elsewhere (ext4, XFS, tmpfs), or push the whole image`
+  const message = `${path}: the holes of this diff cannot be told page by page, because ${why}: push the whole image, and have diffs written elsewhere (ext4, XFS, tmpfs)`
   return new ThawError('UNSUPPORTED', message, { object: path })
 }

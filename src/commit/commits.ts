@@ -7,11 +7,13 @@ import { damageOf, type SharedOverlay } from '../overlay/image-overlay.ts'
 import { overlayChanges } from '../overlay/overlay-changes.ts'
 import { checkWrittenBack } from '../overlay/written-back.ts'
 import type { ImageSource, PushedSnapshot, PushOptions } from '../push.ts'
+import { GivenDiffs } from './given-diffs.ts'
 import { type CommitSources, commitSources } from './sources.ts'
 
 /** An image of the restore, as it stands. */
 export interface RestoreImage {
   readonly name: string
+  readonly sizeBytes: number
   readonly overlay: SharedOverlay | undefined
   /** A VMM has its own copy of the memory, and writes to that. */
   readonly isPrivate: boolean
@@ -36,8 +38,7 @@ export class Commits<Result extends PushedSnapshot> {
   #last: Result | undefined
   /** Images that `#last` has from whole sources. */
   #whole: ReadonlySet<string> = new Set()
-  /** Of the diffs of commits that failed since `#last`. */
-  #failedDiffs: string | undefined
+  readonly #givenDiffs = new GivenDiffs()
 
   constructor(source: CommitSource<Result>) {
     this.#source = source
@@ -47,6 +48,7 @@ export class Commits<Result extends PushedSnapshot> {
   async commit(options: CommitOptions): Promise<Result> {
     if (this.#underWay !== undefined) {
       const { id } = this.#source
+      await this.#givenDiffs.note(this.#source.images(), options)
       throw new ThawError('CONFLICT', `restore ${id} is being committed already: wait for that to end`, { object: id })
     }
     this.#underWay = this.#commit(options)
@@ -64,6 +66,7 @@ export class Commits<Result extends PushedSnapshot> {
 
   async #commit(options: CommitOptions): Promise<Result> {
     const { diffs = {}, diffBase, images: whole = {}, layer, tenant, tag, labels, ...pushOptions } = options
+    await this.#givenDiffs.note(this.#source.images(), options)
     this.#checkBase(options)
     const parent = diffBase === 'last-commit' ? this.#last : undefined
     await this.#settle()
@@ -75,7 +78,8 @@ export class Commits<Result extends PushedSnapshot> {
       wasWhole: parent !== undefined && this.#whole.has(image.name),
     }))
     await using sources = await commitSources(images, options)
-    this.#takeDiffs(Object.keys(diffs), sources, options)
+    for (const name of Object.keys(diffs)) this.#private.add(name)
+    this.#givenDiffs.check(sources.identities, options)
     const result = await this.#source.push(
       { parent: parent?.id, layer: layer ?? parent?.layer, tenant: tenant ?? parent?.tenant, tag, labels, images: this.#settling(sources) },
       pushOptions,
@@ -83,7 +87,7 @@ export class Commits<Result extends PushedSnapshot> {
     for (const givenBack of this.#givenBack.values()) givenBack.committed()
     this.#whole = new Set([...(parent === undefined ? [] : this.#whole), ...Object.keys(whole)])
     this.#last = result
-    this.#failedDiffs = undefined
+    this.#givenDiffs.committed(options)
     return result
   }
 
@@ -99,17 +103,6 @@ export class Commits<Result extends PushedSnapshot> {
         `${this.#last.id} was committed before: say whether the diffs begin there or at the snapshot (diffBase, --diff-base)`,
       )
     }
-  }
-
-  #takeDiffs(names: readonly string[], { identity }: CommitSources, { diffBase }: CommitOptions): void {
-    if (names.length === 0) return
-    for (const name of names) this.#private.add(name)
-    if (this.#failedDiffs !== undefined && this.#failedDiffs !== identity && diffBase !== 'snapshot') {
-      throw new RangeError(
-        'a commit failed that had other diffs: give those again, or diffs that begin at the snapshot (diffBase, --diff-base), or take the images whole',
-      )
-    }
-    this.#failedDiffs = identity
   }
 
   /** What the overlay of an image has now. */

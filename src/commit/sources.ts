@@ -21,8 +21,8 @@ export interface CommittedImage {
 /** Sources by image, of those that are not simply the parent's. The diff files are open until it is disposed of. */
 export interface CommitSources extends AsyncDisposable {
   readonly images: Readonly<Record<string, ImageSource>>
-  /** Of the diff files: others have another one. */
-  readonly identity: string
+  /** Of the diff files, by image. */
+  readonly identities: ReadonlyMap<string, string>
 }
 
 /**
@@ -34,16 +34,16 @@ export async function commitSources(images: readonly CommittedImage[], options: 
   checkNames(images, diffs, whole)
   for (const image of images) if (options.diffBase === 'last-commit') checkOverLastCommit(image, options)
   const sources: Record<string, ImageSource> = { ...whole }
-  const files: DiffFile[] = []
+  const files = new Map<string, DiffFile>()
   const close = async (): Promise<void> => {
-    for (const file of files) await file[Symbol.asyncDispose]()
+    for (const file of files.values()) await file.close()
   }
   try {
     for (const { name, changes } of images) {
       const path = diffs[name]
       if (path !== undefined) {
         const file = await DiffFile.open(path)
-        files.push(file)
+        files.set(name, file)
         sources[name] = { changes: changes === undefined ? file : layeredChanges(file, changes) }
       } else if (changes !== undefined && whole[name] === undefined) sources[name] = { changes }
     }
@@ -51,7 +51,8 @@ export async function commitSources(images: readonly CommittedImage[], options: 
     await close()
     throw error
   }
-  return { images: sources, identity: files.map(file => file.identity).join('\n'), [Symbol.asyncDispose]: close }
+  const identities = new Map([...files].map(([name, { identity }]) => [name, identity]))
+  return { images: sources, identities, [Symbol.asyncDispose]: close }
 }
 
 function checkNames(
