@@ -91,7 +91,7 @@ export class FakeImage implements ServedImage {
     else this.waiting.push({ page, callbacks, succeed, fail })
   }
 
-  readonly isDamaged = false
+  isDamaged = false
 
   get dataPages(): number {
     return this.pageCount

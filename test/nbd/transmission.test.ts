@@ -184,6 +184,13 @@ describe('writing', () => {
     expect(image.bytes.equals(original)).toBe(true)
   })
 
+  it('flushes nothing of an image that lost a write', () => {
+    const talk = agreedTalk(image)
+    image.isDamaged = true
+    expect(errorOf(talk.say(request(COMMAND.flush)))).toBe(NBD_ERROR.io)
+    expect(errorOf(talk.say(request(COMMAND.write, { payload: Buffer.alloc(1) })))).toBe(NBD_ERROR.none)
+  })
+
   it('zeroes, and gives up whole pages', () => {
     const talk = agreedTalk(image)
     const expected = Buffer.from(original)

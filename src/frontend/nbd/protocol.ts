@@ -69,7 +69,7 @@ export const ALLOCATION_CONTEXT = 'base:allocation'
 export const ALLOCATION_CONTEXT_ID = 1
 
 /** Errors that the protocol itself calls for; those of images are in ../errno.ts, with the same numbers. */
-export const NBD_ERROR = { none: 0, permission: 1, invalid: 22, noSpace: 28, overflow: 75, unsupported: 95 } as const
+export const NBD_ERROR = { none: 0, permission: 1, io: 5, invalid: 22, noSpace: 28, overflow: 75, unsupported: 95 } as const
 
 /** Bytes of a request before its payload; of replies before theirs. */
 export const REQUEST_BYTES = 28

@@ -8,7 +8,8 @@
  * A read that ends while the peer does not take replies is not kept: its bytes are read again when it does. So what a connection costs is REQUESTS_MAX requests, what its wire
  * keeps, and the part of a page that a write has not brought yet. Payloads are written as they come, in whole pages, and never collected.
  *
- * Writes are in the overlay when they are answered, and it lives as long as its restore: so a FLUSH has nothing to wait for, and FUA nothing to add.
+ * Writes are in the overlay when they are answered, and it lives as long as its restore: so a FLUSH has nothing to wait for, and FUA nothing to add. Of an image that lost a write, by
+ * whichever front end, FLUSH is an error.
  */
 import { PAGE_BYTES } from '../../chunk.ts'
 import type { ErrorCode } from '../../errors.ts'
@@ -177,6 +178,7 @@ export class Transmission implements RequestOwner {
 
   #begin(request: Request): void {
     request.error = refusalOf(request, this.#terms, this.#agreement)
+    if (request.command === COMMAND.flush && this.#image.isDamaged) request.error ||= NBD_ERROR.io
     if (request.command === COMMAND.disconnect) this.#end(request)
     else if (request.command === COMMAND.write && request.left > 0) this.#payload = request
     else if (request.error !== NBD_ERROR.none || request.command === COMMAND.flush) this.#finish(request, request.error)
