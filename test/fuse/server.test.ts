@@ -21,6 +21,8 @@ let isUnmounted: boolean
 let isListening: boolean
 let answered: number
 let watched: Watched | undefined
+/** Whether the next answer with bytes goes wrong. */
+let isBroken: boolean
 
 const transport: Transport = {
   receive(request) {
@@ -38,6 +40,7 @@ const transport: Transport = {
     return 0
   },
   writeGathered: () => {
+    if (isBroken) throw new Error('a bug')
     answered++
     return 0
   },
@@ -53,6 +56,7 @@ beforeEach(() => {
   events = []
   pending = WAITING_MAX + 10
   isUnmounted = false
+  isBroken = false
   isListening = true
   answered = 0
   const loop = {
@@ -98,4 +102,13 @@ it('hears that it was unmounted, also while it takes nothing', () => {
   watched!.serve()
   expect(events).toEqual([{ kind: 'unmounted', inUse: false }])
   expect([watched, answered]).toEqual([undefined, WAITING_MAX])
+})
+
+it('ends by itself, and not with its pager, when an answer that had to wait goes wrong', () => {
+  pending = 1
+  serveAll()
+  isBroken = true
+  expect(() => memory.answer()).not.toThrow()
+  expect(events).toMatchObject([{ kind: 'broken' }])
+  expect([watched, answered]).toEqual([undefined, 2])
 })

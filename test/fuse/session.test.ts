@@ -74,6 +74,9 @@ beforeEach(() => {
     onUnreadable: (...told) => unreadable.push(told),
     onDamaged: (...told) => damaged.push(told),
     onRoom: () => void roomCount++,
+    onBroken: error => {
+      throw error
+    },
   })
 })
 

@@ -27,6 +27,8 @@ export interface RequestOwner {
   onLost(file: FileNode, offset: number, sizeBytes: number, code: ErrorCode | undefined): void
   /** There is room for another request, and was none before. */
   onRoom(): void
+  /** Something was thrown while a request that had waited was answered: a bug. */
+  onBroken(error: unknown): void
 }
 
 /** Done, and nothing to say; or how many bytes were written. */
@@ -59,27 +61,40 @@ export class Request implements ReadCallbacks, WriteCallbacks, Unique {
   }
 
   onBytes(bytes: Gathered): void {
-    this.#requests.answers.sendGathered(this, bytes)
-    this.#requests.end(this)
+    const hasWaited = this.isWaiting
+    try {
+      this.#requests.answers.sendGathered(this, bytes)
+      this.#requests.end(this)
+    } catch (error) {
+      this.#requests.broken(hasWaited, error)
+    }
   }
 
   onReadFailed(code: ErrorCode | undefined): void {
-    this.#requests.fail(this, code)
+    const hasWaited = this.isWaiting
+    try {
+      this.#requests.fail(this, code)
+    } catch (error) {
+      this.#requests.broken(hasWaited, error)
+    }
   }
 
   onWritten(): void {
-    const { answers } = this.#requests
-    this.file!.forgotten.delete(this.offset, this.sizeBytes)
-    if (this.answer === 'empty') answers.sendError(this, 0)
-    else {
-      answers.clear(WRITE_OUT_BYTES)[0] = this.sizeBytes
-      answers.sendBody(this, WRITE_OUT_BYTES)
+    const hasWaited = this.isWaiting
+    try {
+      this.#requests.done(this)
+    } catch (error) {
+      this.#requests.broken(hasWaited, error)
     }
-    this.#requests.end(this)
   }
 
   onWriteFailed(code: ErrorCode | undefined): void {
-    this.#requests.failWrite(this, code)
+    const hasWaited = this.isWaiting
+    try {
+      this.#requests.failWrite(this, code)
+    } catch (error) {
+      this.#requests.broken(hasWaited, error)
+    }
   }
 }
 
@@ -118,6 +133,22 @@ export class Requests {
     if (request.isOver) return
     request.isWaiting = true
     this.#waiting.set(request.key, request)
+  }
+
+  /** What is thrown while a request is handled ends its mount. Thrown at whoever calls back later it would end the pager. */
+  broken(hasWaited: boolean, error: unknown): void {
+    if (!hasWaited) throw error
+    this.#owner.onBroken(error)
+  }
+
+  done(request: Request): void {
+    request.file!.forgotten.delete(request.offset, request.sizeBytes)
+    if (request.answer === 'empty') this.answers.sendError(request, 0)
+    else {
+      this.answers.clear(WRITE_OUT_BYTES)[0] = request.sizeBytes
+      this.answers.sendBody(request, WRITE_OUT_BYTES)
+    }
+    this.end(request)
   }
 
   fail(request: Request, code: ErrorCode | undefined): void {

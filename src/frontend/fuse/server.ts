@@ -37,6 +37,7 @@ class FuseServer implements FrontEnd, Watched {
       onUnreadable: (image, page, code) => this.#tell({ kind: 'unreadable', image, page, code }),
       onDamaged: (image, page, count, code) => this.#tell({ kind: 'damaged', image, page, count, code }),
       onRoom: () => this.#resume(),
+      onBroken: error => this.onBroken(error),
     })
     context.loop.watch(fd, this)
   }
@@ -56,7 +57,7 @@ class FuseServer implements FrontEnd, Watched {
   }
 
   onBroken(error: unknown): void {
-    this.#session.onBroken()
+    this.#session.endBroken()
     this.#end({ kind: 'broken', reason: error instanceof Error ? (error.stack ?? error.message) : String(error) })
   }
 

@@ -47,6 +47,8 @@ export interface SessionOptions {
   /** What was written to these pages is lost. */
   readonly onDamaged: (image: string, page: number, count: number, code: ErrorCode | undefined) => void
   readonly onRoom: () => void
+  /** Something was thrown outside of `handle`: a bug. Whoever is told calls `endBroken`. */
+  readonly onBroken: (error: unknown) => void
 }
 
 export class FuseSession implements Unique {
@@ -105,8 +107,12 @@ export class FuseSession implements Unique {
     this.#requests.close()
   }
 
-  /** Something was thrown while a request was handled. */
-  onBroken(): void {
+  onBroken(error: unknown): void {
+    this.#options.onBroken(error)
+  }
+
+  /** Something was thrown: ends all, the request that was handled last among them. */
+  endBroken(): void {
     this.answers.sendError(this, ERRNO.EIO)
     this.close()
   }
