@@ -9,7 +9,7 @@
  */
 import { resolve } from 'node:path'
 import type { Restore } from '../restore.ts'
-import { detachAt, flushFile, mountAt, openFuseDevice, prepareFolder, releaseFolder, unmountAt } from './fuse/mounting.ts'
+import { detachAt, flushFile, type MountFolder, mountAt, openFuseDevice, prepareFolder, releaseFolder, unmountAt } from './fuse/mounting.ts'
 import type { FileLook, FuseEvent, FuseSpec } from './fuse/spec.ts'
 import { Lifecycle } from './lifecycle.ts'
 
@@ -116,7 +116,7 @@ export class Mount implements AsyncDisposable {
     const watched = await guard.watchMount(this.#path)
     life.own(() => watched.release())
     // Once the descriptor is closed: nobody serves it any more, and what is still there is dead.
-    life.own(() => (this.#device === undefined ? undefined : detachAt(this.#path, this.#device)))
+    life.own(() => (this.#device === undefined ? undefined : detachAt(folder, this.#device)))
     const fuse = life.ownDescriptor(openFuseDevice())
     const source = `thaw:${this.#restore.snapshot.id.slice(0, 12)}`
     life.checkStarting()
@@ -133,13 +133,13 @@ export class Mount implements AsyncDisposable {
         void life.end({ reason: 'failed', error })
       },
     })
-    life.own(end => this.#takeOff(end))
+    life.own(end => this.#takeOff(folder, end))
   }
 
   /** While it is served. What is written and not sent then is lost, and its writers need not hear of it. */
-  async #takeOff(end: MountEnd | undefined): Promise<void> {
+  async #takeOff(folder: MountFolder, end: MountEnd | undefined): Promise<void> {
     if (end?.reason !== 'closed') return
-    this.#isOff = (await unmountAt(this.#path, this.#device!)) === 'off'
+    this.#isOff = (await unmountAt(folder, this.#device!)) === 'off'
     if (!this.#isOff) await this.#flush().catch(() => undefined)
   }
 

@@ -13,6 +13,7 @@ import {
   mkdtempSync,
   openSync,
   renameSync,
+  rmdirSync,
   rmSync,
   type Stats,
   unlinkSync,
@@ -51,6 +52,8 @@ const SOCK_CLOEXEC = 0o2000000
 /** Clients that wait to be accepted. One more is told EAGAIN, if it does not wait itself: a burst must not keep the VMM out. */
 export const BACKLOG = 128
 const ADDRESS_BYTES = 110
+/** Before it is renamed into place. */
+const SOCKET_NAME = 's'
 
 /** @throws CONFLICT if somebody listens at the path, or something else is there; NOT_FOUND, DENIED, NO_SPACE, UNAVAILABLE */
 export async function listenAt(native: Native, path: string, access: SocketAccess): Promise<ListeningSocket> {
@@ -99,10 +102,12 @@ function isListenedAt(path: string): Promise<boolean> {
 
 function bindAt(native: Native, path: string, { uid, gid, mode = 0o600 }: SocketAccess): ListeningSocket {
   const folder = mkdtempSync(join(dirname(path), '.thaw-'))
-  const folderFd = openSync(folder, constants.O_RDONLY | constants.O_DIRECTORY)
-  const here = `/proc/self/fd/${folderFd}/s`
-  const fd = native.socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
+  let folderFd = -1
+  let fd = -1
   try {
+    folderFd = openSync(folder, constants.O_RDONLY | constants.O_DIRECTORY)
+    const here = `/proc/self/fd/${folderFd}/${SOCKET_NAME}`
+    fd = native.socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
     if (fd < 0) throw systemError(native, 'socket')
     if (native.bind(fd, addressOf(here), ADDRESS_BYTES) < 0) throw systemError(native, 'bind')
     chmodSync(here, mode)
@@ -115,8 +120,10 @@ function bindAt(native: Native, path: string, { uid, gid, mode = 0o600 }: Socket
     if (fd >= 0) closeSync(fd)
     throw error
   } finally {
-    closeSync(folderFd)
-    rmSync(folder, { recursive: true, force: true })
+    if (folderFd >= 0) closeSync(folderFd)
+    // Without opening it: there may be no descriptor left.
+    rmSync(join(folder, SOCKET_NAME), { force: true })
+    rmdirSync(folder)
   }
 }
 

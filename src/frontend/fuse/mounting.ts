@@ -32,6 +32,9 @@ const FSCONFIG_SET_FLAG = 0
 const FSCONFIG_SET_STRING = 1
 const FSCONFIG_CMD_CREATE = 6
 const FSMOUNT_CLOEXEC = 1
+/** <sys/mount.h> */
+const MNT_DETACH = 2
+const UMOUNT_NOFOLLOW = 8
 const MOUNT_ATTR = { readOnly: 1, noSuid: 2, noDevices: 4 } as const
 /** What a program of a line's work may take; unmounting writes dirty pages first. */
 const PROGRAM_TIMEOUT_MS = 30_000
@@ -54,6 +57,8 @@ export interface MountFolder {
   readonly made: number
   /** O_PATH, until it is mounted at. */
   fd: number | undefined
+  /** O_PATH, of the folder above, in which nobody can rename what is mounted at: by way of it the mount is taken off, though no descriptor be left. */
+  parentFd: number | undefined
 }
 
 export interface MountSettings {
@@ -83,12 +88,12 @@ async function openEmpty(native: Native, dir: string): Promise<MountFolder> {
     const here = `/proc/self/fd/${fd}`
     const path = readlinkSync(here)
     if (readdirSync(here).length > 0) throw new ThawError('CONFLICT', `cannot mount at ${dir}: it is not empty`, { object: dir })
-    return { path, made, fd }
+    return { path, made, fd, parentFd: openFolder(native, dirname(path)).fd }
   } catch (error) {
     const path = readlinkSync(`/proc/self/fd/${fd}`)
     closeSync(fd)
     const dead = isCode(error, 'ENOTCONN') ? topMountAt(path) : undefined
-    if (dead?.type !== LISTED_TYPE || (await takeOff(native, dead, ['-l'])) !== undefined) throw error
+    if (dead?.type !== LISTED_TYPE || !withFolder(native, dirname(path), parent => detach(native, path, parent))) throw error
     return await openEmpty(native, dir)
   }
 }
@@ -96,8 +101,9 @@ async function openEmpty(native: Native, dir: string): Promise<MountFolder> {
 /** Lets go of the folder. Folders that were made for a mount are removed, if nothing was put there meanwhile. Idempotent, does not reject. */
 export async function releaseFolder(folder: MountFolder): Promise<void> {
   const native = await loadNative('a mount')
-  if (folder.fd !== undefined) closeSync(folder.fd)
+  for (const fd of [folder.fd, folder.parentFd]) if (fd !== undefined) closeSync(fd)
   folder.fd = undefined
+  folder.parentFd = undefined
   try {
     for (let path = folder.path, left = folder.made; left > 0; path = dirname(path), left--) {
       withFolder(native, dirname(path), fd => rmdirSync(`/proc/self/fd/${fd}/${basename(path)}`))
@@ -170,13 +176,23 @@ function mountNow(native: Native, folder: number, { fd, source, isWritable, allo
     const attributes = MOUNT_ATTR.noSuid | MOUNT_ATTR.noDevices | (isWritable ? 0 : MOUNT_ATTR.readOnly)
     mount = checked(native, 'fsmount', native.fsmount(context, FSMOUNT_CLOEXEC, attributes))
     checked(native, 'move_mount', native.moveMount(mount, folder))
+    return deviceOfMount(native, mount)
+  } finally {
+    if (mount >= 0) closeSync(mount)
+    closeSync(context)
+  }
+}
+
+/** Of a mount that is in the tree. One of which it cannot be known is taken off again. */
+function deviceOfMount(native: Native, mount: number): string {
+  try {
     const id = Number(/^mnt_id:\s*(\d+)/m.exec(readFileSync(`/proc/self/fdinfo/${mount}`, 'latin1'))?.[1])
     const listed = listMounts().find(one => one.id === id)
     if (listed === undefined) throw new Error('it was taken off at once')
     return listed.device
-  } finally {
-    if (mount >= 0) closeSync(mount)
-    closeSync(context)
+  } catch (error) {
+    native.umount2(text(`/proc/self/fd/${mount}`), MNT_DETACH)
+    throw error
   }
 }
 
@@ -204,23 +220,20 @@ async function mountError(path: string, failure: string): Promise<ThawError> {
  * Takes a mount off when nobody uses it, which is waited for for a moment.
  * @returns `busy`: it is in use still; `gone`: somebody else took it off, or mounted something over it
  */
-export async function unmountAt(path: string, device: string): Promise<'off' | 'gone' | 'busy'> {
-  const native = await loadNative('a mount')
+export async function unmountAt(folder: MountFolder, device: string): Promise<'off' | 'gone' | 'busy'> {
   const giveUpAt = performance.now() + BUSY_MS
   do {
-    const mount = onTop(path, device)
-    if (mount === undefined) return 'gone'
-    if ((await takeOff(native, mount, [])) === undefined) return 'off'
+    if (!mayBeOnTop(folder.path, device)) return 'gone'
+    if ((await takeOff(folder)) === undefined) return 'off'
     await sleep(TRY_AGAIN_MS)
   } while (performance.now() < giveUpAt)
   return 'busy'
 }
 
 /** Takes off what is dead: without asking its server anything. */
-export async function detachAt(path: string, device: string): Promise<void> {
+export async function detachAt({ path, parentFd }: MountFolder, device: string): Promise<void> {
   const native = await loadNative('a mount')
-  const mount = onTop(path, device)
-  if (mount !== undefined) await takeOff(native, mount, ['-l'])
+  if (onTop(path, device) !== undefined) detach(native, path, parentFd!)
 }
 
 /** Where it is now, if a folder above it was renamed. What somebody mounted over it stays, and it with it. */
@@ -230,22 +243,23 @@ function onTop(path: string, device: string): ListedMount | undefined {
   return mount !== undefined && topMountAt(mount.path)?.id === mount.id ? mount : undefined
 }
 
-/**
- * By way of the folder above, which is held open, and in which nobody can rename what is mounted at.
- * @returns why it failed, or undefined
- */
-async function takeOff(native: Native, { path }: ListedMount, options: readonly string[]): Promise<string | undefined> {
-  let parent: number
+/** So it is while nobody can tell, because no descriptor is left: what is in it may be needed. */
+function mayBeOnTop(path: string, device: string): boolean {
   try {
-    parent = openFolder(native, dirname(path)).fd
-  } catch (error) {
-    return String(error)
+    return onTop(path, device) !== undefined
+  } catch {
+    return true
   }
-  try {
-    return await run('umount', ['-i', '-c', ...options, `/proc/self/fd/3/${basename(path)}`], parent)
-  } finally {
-    closeSync(parent)
-  }
+}
+
+/** @returns why it failed, or undefined */
+function takeOff({ path, parentFd }: MountFolder): Promise<string | undefined> {
+  return run('umount', ['-i', '-c', `/proc/self/fd/3/${basename(path)}`], parentFd)
+}
+
+/** Out of the tree at once, though it be in use. */
+function detach(native: Native, path: string, parentFd: number): boolean {
+  return native.umount2(text(`/proc/self/fd/${parentFd}/${basename(path)}`), MNT_DETACH | UMOUNT_NOFOLLOW) === 0
 }
 
 /** Runs a program, with a descriptor as its 3. @returns why it failed, or undefined */
