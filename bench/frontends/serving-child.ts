@@ -19,28 +19,24 @@ process.on('message', (ask: Ask) => {
 process.once('disconnect', () => process.exit())
 answer({ call: 0 })
 
-/** What the last `serve` began. */
-let restore: Awaited<ReturnType<typeof snapshot.restore>> | undefined
+/** What began since the last `end`. */
+const restores: Awaited<ReturnType<typeof snapshot.restore>>[] = []
 let pushing: AbortController | undefined
 let pushed: Promise<void> | undefined
 
 async function obey(ask: Ask): Promise<void> {
   switch (ask.kind) {
     case 'mount':
-      restore = await snapshot.restore({ overlay: { dir: join(dir, 'overlays') } })
-      await thaw.mount(restore, ask.path, { writable: ask.writable, readAheadBytes: ask.readAheadBytes })
+      await thaw.mount(await begin(), ask.path, { writable: ask.writable, readAheadBytes: ask.readAheadBytes })
       return
     case 'nbd':
-      restore = await snapshot.restore()
-      await thaw.serveNbd(restore, 'memory', { socket: ask.path })
+      await thaw.serveNbd(await begin(), 'memory', { socket: ask.path })
       return
     case 'uffd':
-      restore = await snapshot.restore({ overlay: { dir: join(dir, 'overlays') } })
-      await thaw.serveUffd(restore, 'memory', { socket: ask.path })
+      await thaw.serveUffd(await begin(), 'memory', { socket: ask.path })
       return
     case 'end':
-      await restore?.close()
-      restore = undefined
+      await Promise.all(restores.splice(0).map(restore => restore.close()))
       return
     case 'push':
       pushing = new AbortController()
@@ -50,6 +46,12 @@ async function obey(ask: Ask): Promise<void> {
       pushing?.abort()
       await pushed
   }
+}
+
+async function begin(): Promise<(typeof restores)[number]> {
+  const restore = await snapshot.restore({ overlay: { dir: join(dir, 'overlays') } })
+  restores.push(restore)
+  return restore
 }
 
 async function readAll(): Promise<void> {

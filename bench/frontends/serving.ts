@@ -1,7 +1,7 @@
 /** thaw as a process that serves guests: the library, with its engine and pagers on their threads, told what to serve over Node's own channel. */
 import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
-import { readFile } from 'node:fs/promises'
+import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Bench } from '../harness.ts'
 
@@ -26,6 +26,11 @@ export type Ask = { readonly call: number } & (
 export interface Answer {
   readonly call: number
   readonly error?: string
+}
+
+export interface Held {
+  readonly residentBytes: number
+  readonly descriptors: number
 }
 
 type Wish = Ask extends infer A ? (A extends Ask ? Omit<A, 'call'> : never) : never
@@ -76,6 +81,12 @@ export class Serving implements AsyncDisposable {
     // Behind the name, which may hold anything: state is field 3, user and system time are 14 and 15 (proc(5)).
     const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
     return (Number(fields[11]) + Number(fields[12])) / TICKS_A_SECOND
+  }
+
+  /** What it holds at this moment. */
+  async holds(): Promise<Held> {
+    const [status, fds] = await Promise.all([readFile(`/proc/${this.#child.pid}/status`, 'utf8'), readdir(`/proc/${this.#child.pid}/fd`)])
+    return { residentBytes: 1024 * Number(/^VmRSS:\s*(\d+)/m.exec(status)?.[1]), descriptors: fds.length }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

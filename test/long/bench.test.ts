@@ -21,6 +21,7 @@ describe('bench', () => {
     ['nbd', { 'nbd-1': 2, 'nbd-16': 1, 'nbd-copy': 1 }],
     ['fuse', { 'fuse-faults': 2, 'fuse-sequential': 1 }],
     ['uffd', { uffd: 2, 'uffd-paused': 0, 'uffd-pushing': 1 }],
+    ['many', { many: 3 }],
     ['guest', { guest: 2 }],
   ])('frontends measures %s', async (section, goals) => {
     expect(measured(await smoke(dir, 'frontends', '--only', section))).toEqual(goals)
