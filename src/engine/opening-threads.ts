@@ -5,9 +5,10 @@ import { ThawError } from '../errors.ts'
 import type { ChunkRef } from '../seal.ts'
 import { errorOf, type Failure } from '../util/failure.ts'
 import type { SlabMemory } from '../util/slab.ts'
+import { THREAD_LIMITS } from '../util/thread-limits.ts'
 
 /** As of the threads that seal: what they work on lies outside of the heap. */
-const HEAP = { maxOldGenerationSizeMb: 64, maxYoungGenerationSizeMb: 2 } as const
+const LIMITS = { ...THREAD_LIMITS, maxOldGenerationSizeMb: 64, maxYoungGenerationSizeMb: 2 }
 
 /** What is opened where. */
 export interface OpeningMemory {
@@ -50,7 +51,7 @@ export class OpeningThread {
     const file = new URL(import.meta.url.endsWith('.ts') ? './opening-thread.ts' : './opening-thread.js', import.meta.url)
     const { arena, slab } = this.#memory
     const workerData: OpeningMemory = { arena, slab: { memory: slab.memory, slotBytes: slab.slotBytes } }
-    const worker = new Worker(file, { workerData, resourceLimits: HEAP })
+    const worker = new Worker(file, { workerData, resourceLimits: LIMITS })
     worker.unref()
     worker.on('message', (reply: OpeningReply) => this.#hear(reply))
     worker.on('error', error => this.#end(worker, error)).on('exit', () => this.#end(worker, undefined))

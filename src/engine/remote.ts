@@ -17,6 +17,7 @@ import type { ReadFigures } from '../stats.ts'
 import type { ObjectStore } from '../store.ts'
 import { errorOf } from '../util/failure.ts'
 import { Lifetime } from '../util/lifetime.ts'
+import { THREAD_LIMITS } from '../util/thread-limits.ts'
 import { ENGINE_THREAD, endLine, type LineEnd } from './line.ts'
 import { OpenedLine, openEnds } from './line-open.ts'
 import { LinePromises } from './line-promises.ts'
@@ -28,7 +29,7 @@ import type { EngineOptions } from './start.ts'
 /** Starts the thread of an engine. */
 export function startThread(options: EngineOptions): Worker {
   const file = new URL(import.meta.url.endsWith('.ts') ? './worker.ts' : './engine-worker.js', import.meta.url)
-  return new Worker(file, { workerData: options, env: SHARE_ENV })
+  return new Worker(file, { workerData: options, env: SHARE_ENV, resourceLimits: THREAD_LIMITS })
 }
 
 export class RemoteEngine implements Engine {

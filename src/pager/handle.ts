@@ -14,6 +14,7 @@ import { errorOf } from '../util/failure.ts'
 import { loadNative } from '../util/native.ts'
 import { settledWithin } from '../util/settled-within.ts'
 import { systemError } from '../util/system-error.ts'
+import { THREAD_LIMITS } from '../util/thread-limits.ts'
 import type { FromPager, PagerInput, PagerRequest, ToPager } from './messages.ts'
 import { OpenDescriptors } from './open-descriptors.ts'
 
@@ -92,7 +93,12 @@ export class PagerHandle {
       }
       // Bundled, the threads lie beside each other, and this file in one of the chunks beside them.
       const file = import.meta.url.endsWith('.ts') ? '../frontend/worker.ts' : './pager-worker.js'
-      const worker = new Worker(new URL(file, import.meta.url), { workerData: input, transferList: [line.end.port], name: 'thaw pager' })
+      const worker = new Worker(new URL(file, import.meta.url), {
+        workerData: input,
+        transferList: [line.end.port],
+        name: 'thaw pager',
+        resourceLimits: THREAD_LIMITS,
+      })
       return new PagerHandle(worker, line, own, new OpenDescriptors(descriptors, closeSync))
     } catch (error) {
       await line?.close()

@@ -5,12 +5,13 @@
  */
 import { availableParallelism } from 'node:os'
 import { Worker } from 'node:worker_threads'
+import { THREAD_LIMITS } from '../util/thread-limits.ts'
 import type { WorkerOptions } from './tasks.ts'
 
 /** Beyond this the disk or the network is the limit, and each thread costs 10 MB. */
 const THREADS_MAX = 8
 /** Payload buffers and zstd's window lie outside. With 32 MiB the collector ran thirteen times in a push of 150 MiB, while native results still piled up (util/discard.ts). */
-const HEAP = { maxOldGenerationSizeMb: 64, maxYoungGenerationSizeMb: 2 } as const
+const LIMITS = { ...THREAD_LIMITS, maxOldGenerationSizeMb: 64, maxYoungGenerationSizeMb: 2 }
 
 /** Options that make a thread forget those it had. */
 const NOTHING: WorkerOptions = {
@@ -61,7 +62,7 @@ export async function giveBack(worker: Worker): Promise<void> {
 
 function start(): Worker {
   const file = new URL(import.meta.url.endsWith('.ts') ? './worker.ts' : './worker.js', import.meta.url)
-  const worker = new Worker(file, { resourceLimits: HEAP })
+  const worker = new Worker(file, { resourceLimits: LIMITS })
   // One that dies while nobody uses it is nobody's error.
   worker.on('error', () => {
     const at = idle.indexOf(worker)
