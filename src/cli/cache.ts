@@ -15,7 +15,7 @@ import {
 import { readCacheSettings } from './cache-settings.ts'
 import { connect } from './connect.ts'
 import { UsageError } from './exit.ts'
-import { type Column, formatBytes, formatCount, formatDuration, formatTable, formatTiers, oneLine, TIER_NAMES } from './format.ts'
+import { type Column, formatBytes, formatCount, formatDuration, formatTable, formatTiers, TIER_NAMES } from './format.ts'
 import type { Invocation } from './invocation.ts'
 import { ProgressLine, type ProgressView } from './progress.ts'
 import { openCaches } from './read-through.ts'
@@ -73,7 +73,7 @@ function figure(value: number | undefined, format: (value: number) => string): s
 
 function rowOf({ tier, name, state, remark, entries, bytes, bytesMax }: CacheDescription): string[] {
   const figures = [figure(entries, formatCount), figure(bytes, formatBytes), figure(bytesMax, formatBytes)]
-  return [TIER_NAMES[tier], state, ...figures, oneLine(name), oneLine(remark ?? '')]
+  return [TIER_NAMES[tier], state, ...figures, name, remark ?? '']
 }
 
 /** The one way to lower the bound of a folder: no flag of another command deletes what the folder holds. */
@@ -83,9 +83,7 @@ export async function resizeCache({ flags, output }: Invocation, size: string): 
   const sizeBytes = parseSize(size)
   if (!sizeBytes) throw new UsageError(`${JSON.stringify(size)} is not ${SIZE_FORMS}`)
   const resized = await resizeDiskCache({ path: disk.path, sizeBytes })
-  output.done({ ...resized }, () => [
-    `${oneLine(resized.name)}: may hold ${formatBytes(sizeBytes)}, holds ${figure(resized.bytes, formatBytes)}`,
-  ])
+  output.done({ ...resized }, () => [`${resized.name}: may hold ${formatBytes(sizeBytes)}, holds ${figure(resized.bytes, formatBytes)}`])
 }
 
 export async function clearCaches({ flags, output }: Invocation, { tier: chosen }: TierFlags): Promise<void> {
@@ -94,7 +92,7 @@ export async function clearCaches({ flags, output }: Invocation, { tier: chosen 
   await using cache = await createCache({ ...NO_READS, disk: disk && { ...disk, observe: true }, l2 })
   const cleared = await cache.clear(chosen)
   output.done({ cleared }, () =>
-    cleared.map(({ tier, name, entries }) => `${TIER_NAMES[tier]}: removed ${formatEntries(entries)} from ${oneLine(name)}`),
+    cleared.map(({ tier, name, entries }) => `${TIER_NAMES[tier]}: removed ${formatEntries(entries)} from ${name}`),
   )
 }
 

@@ -4,6 +4,7 @@
 import type { CommitOptions, DiffBase, Layer, PushProgress, PushResult, Restore } from '../index.ts'
 import type { Answer } from './announce.ts'
 import { type Failure, failureOf } from './exit.ts'
+import { plain } from './output.ts'
 
 /** Paths are absolute. Names of layers are judged by the library. */
 export interface CommitRequest {
@@ -59,5 +60,5 @@ function pause(): Promise<void> {
 }
 
 function lineOf(line: CommitLine): string {
-  return `${JSON.stringify(line)}\n`
+  return `${JSON.stringify(line, plain)}\n`
 }

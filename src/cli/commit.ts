@@ -70,6 +70,8 @@ function newImages({ images }: RestoreFigures, request: CommitRequest): string[]
 
 /** The restore of an id, or of an unambiguous beginning of one. */
 function oneRestore(ref: string, found: readonly FoundSocket[], folder: string): FoundRestore {
+  // A variable of a script that nobody has set: the beginning of every id.
+  if (ref === '') throw new UsageError('the id of the restore is empty: `thaw ps` lists them')
   const restores = found.flatMap(({ socket, answer }) => (answer?.restores ?? []).map(restore => ({ restore, socket })))
   const exact = restores.filter(({ restore }) => restore.id === ref)
   const fitting = exact.length > 0 ? exact : restores.filter(({ restore }) => restore.id.startsWith(ref))
@@ -112,7 +114,7 @@ function unanswered(object: string, cause?: unknown): ThawError {
 function errorOf({ failure: { code, message, object } }: CommitLine & { readonly kind: 'failure' }): Error {
   if (code === 'USAGE') return new UsageError(message)
   const known = code === 'UNEXPECTED' || code === 'INTERRUPTED' ? 'UNAVAILABLE' : (code as ThawError['code'])
-  return new ThawError(known, message, object === undefined ? {} : { object })
+  return new ThawError(known, message, object == null ? {} : { object })
 }
 
 function viewOf({ doneBytes, totalBytes, ownBytes }: PushProgress): ProgressView {

@@ -93,9 +93,9 @@ export interface Column {
   readonly right?: boolean
 }
 
-/** Lines of a table with its titles, columns two spaces apart, nothing behind the last. Cells are plain ASCII or of one column a character. */
+/** Lines of a table with its titles, columns two spaces apart, nothing behind the last. Cells are of one column a character; what would leave its line is escaped. */
 export function formatTable(columns: readonly Column[], rows: readonly (readonly string[])[]): string[] {
-  const lines = [columns.map(({ title }) => title), ...rows]
+  const lines = [columns.map(({ title }) => title), ...rows.map(row => row.map(oneLine))]
   const widths = columns.map((_, index) => Math.max(...lines.map(line => line[index]!.length)))
   const padded = (cell: string, index: number): string =>
     columns[index]!.right ? cell.padStart(widths[index]!) : cell.padEnd(widths[index]!)

@@ -50,7 +50,7 @@ export class Output {
 
   /** Says what a command did that was not asked for an answer; nothing with `--quiet`. */
   done(document: object, lines: () => readonly string[]): void {
-    this.answer(document, () => (this.#quiet ? [] : lines()))
+    this.answer(document, () => (this.#quiet ? [] : lines().map(oneLine)))
   }
 
   /** A person should know, though the command does what it was asked. */
@@ -97,7 +97,8 @@ export function jsonLine(document: object): string {
   return JSON.stringify({ schema: SCHEMA, ...document }, plain)
 }
 
-function plain(_key: string, value: unknown): unknown {
+/** For `JSON.stringify`. */
+export function plain(_key: string, value: unknown): unknown {
   if (value === undefined) return null
   return value instanceof Map ? Object.fromEntries(value) : value
 }

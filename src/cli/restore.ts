@@ -20,6 +20,7 @@ import { readCacheSettings } from './cache-settings.ts'
 import { Caches } from './caches.ts'
 import { connectWithKeys } from './connect.ts'
 import { EndFailed } from './exit.ts'
+import { oneLine } from './format.ts'
 import type { Invocation } from './invocation.ts'
 import { OnResume } from './on-resume.ts'
 import type { Output } from './output.ts'
@@ -97,7 +98,7 @@ async function requireUnused({ flags, signal }: Invocation, id: string): Promise
 function sayReady(output: Output, { id, snapshot }: Restore, served: readonly Served[]): void {
   const paths = served.map(({ path }) => path)
   if (output.json) output.item({ event: 'ready', restore: id, snapshot: snapshot.id, paths })
-  else output.lines([`ready ${id} ${paths.join(' ')}`])
+  else output.lines([oneLine(`ready ${id} ${paths.join(' ')}`)])
 }
 
 async function serve(snapshot: Snapshot, restore: Restore, request: FrontEndRequest, signal: AbortSignal): Promise<Served> {

@@ -48,6 +48,21 @@ async function check(ref: unknown, images: Readonly<Record<string, Buffer>>): Pr
 }
 
 describe('commit of a mount', () => {
+  it('answers with the members that a push answers with, and asks for an id that is not empty', async () => {
+    await writeFile(path('tiny'), 'x')
+    const push = await pushed.place.document('push', '--layer', 'os', 'tiny:blob=tiny')
+    await using serving = await mounted(path('with\nnewline'))
+    const { restore, ...result } = await commit(serving)
+    expect(restore).toBe(serving.id)
+    expect(Object.keys(result)).toEqual(Object.keys(push))
+    expect(result).toMatchObject({ tag: null, tenant: null })
+    const shown = await pushed.place.mustRun('ps')
+    expect(shown.split('\n')).toHaveLength(2)
+    expect(shown).toContain('with\\nnewline')
+    const empty = await pushed.place.run('commit', '', '--json')
+    expect([empty.code, errorOf(empty).code]).toEqual([2, 'USAGE'])
+  })
+
   it('is a child with what was written, also by a mapping that was not flushed', async () => {
     const dir = fresh()
     await using serving = await mounted(dir)
