@@ -70,6 +70,20 @@ describe('warm', () => {
     expect(disk.entries.get(id)).toEqual(good)
   })
 
+  it.each([
+    ['disk', 'l2', 'l2'],
+    ['l2', 'disk', 'origin'],
+  ] as const)('heals the bad copy in %s, although only %s is chosen', async (bad, chosen, servedBy) => {
+    await warm()
+    const spoilt = { disk, l2 }[bad].entries
+    const [id, good] = [...spoilt].find(([id]) => id !== pushed.id)!
+    spoilt.set(id, Buffer.alloc(good.length))
+    disk.entries.set(id, bad === 'disk' ? spoilt.get(id)! : Buffer.alloc(1))
+    const { servedBytes } = await warm([chosen])
+    expect(servedBytes[servedBy]).toBeGreaterThanOrEqual(good.length)
+    expect([disk.entries.get(id), l2.entries.get(id)]).toEqual([good, good])
+  })
+
   it('counts what a tier does not keep', async () => {
     l2.full = true
     const { primed, primeFailures } = await warm()

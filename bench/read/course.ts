@@ -18,6 +18,8 @@ export interface Course {
   readonly keyring: FileKeyring
   /** The snapshot's tag; its only image is `memory`. */
   readonly tag: string
+  readonly id: string
+  readonly root: string
   readonly chunks: readonly StoredChunk[]
 }
 
@@ -39,7 +41,7 @@ export async function courseOf({ dir }: Pick<Bench, 'dir'>, image: string): Prom
   await initStore(url, { keyring })
   await using store = await openStore(url, { keyring })
   const { id, root } = await store.push({ layer: 'os', tag: TAG, images: { memory: { path: image } } })
-  return { url, keyring, tag: TAG, chunks: await chunksOf(url, keyring, id, root) }
+  return { url, keyring, tag: TAG, id, root, chunks: await chunksOf(url, keyring, id, root) }
 }
 
 async function writeRandom(path: string, chunks: number): Promise<void> {
@@ -72,4 +74,12 @@ export async function readEach(image: SnapshotImage): Promise<Float64Array> {
 export function quantile(values: Float64Array, q: number): number {
   const sorted = values.slice().sort()
   return sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))] ?? Number.NaN
+}
+
+export function joined(all: readonly Float64Array[]): Float64Array {
+  return Float64Array.from(all.flatMap(each => [...each]))
+}
+
+export function showQuantiles(values: Float64Array): string {
+  return `p50, p90, p99 ${[0.5, 0.9, 0.99].map(q => quantile(values, q).toFixed(2)).join(', ')}`
 }

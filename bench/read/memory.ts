@@ -103,7 +103,7 @@ async function whilePushing(
 ): Promise<{ readonly ms: Float64Array; readonly pushes: number }> {
   const { initStore } = await import('../../src/index.ts')
   const until = performance.now() + (smoke ? 200 : WHILE_MS)
-  const reader = startReader(cache, image, { kind: 'hits', ms: smoke ? 200 : WHILE_MS })
+  const reader = startReader(cache, image.share(), { kind: 'hits', ms: smoke ? 200 : WHILE_MS })
   let pushes = 0
   const bytes = Buffer.alloc(image.sizeBytes)
   await image.readInto(bytes, 0)

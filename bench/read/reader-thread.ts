@@ -19,7 +19,7 @@ const line = new LineClient(end)
 const page = Buffer.alloc(4096)
 const waitForBell = await bellWaiter(end.bellFd!)
 
-parentPort!.postMessage(task.kind === 'hits' ? hits(task.ms) : misses())
+parentPort!.postMessage(task.kind === 'hits' ? hits(task.ms) : misses(task.from))
 
 function hits(forMs: number): Float64Array {
   const ms: number[] = []
@@ -34,8 +34,8 @@ function hits(forMs: number): Float64Array {
   return Float64Array.from(ms)
 }
 
-function misses(): Float64Array {
-  return Float64Array.from(firstPages(), at => {
+function misses(from = 0): Float64Array {
+  return Float64Array.from(firstPages().slice(from), at => {
     const started = performance.now()
     const { chunk } = reader.locate(at)
     if (line.want(image.handle, chunk, 'demand') < 0) throw new Error('the line is full')

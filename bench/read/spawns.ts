@@ -23,8 +23,8 @@ export async function spawns(bench: Bench): Promise<readonly Section[]> {
   await using snapshot = await store.open(course.tag)
   const image = snapshot.image('memory')
   await image.readInto(Buffer.alloc(image.sizeBytes), 0)
-  const alone = await startReader(cache, image, { kind: 'hits', ms: forMs })
-  const reading = startReader(cache, image, { kind: 'hits', ms: forMs })
+  const alone = await startReader(cache, image.share(), { kind: 'hits', ms: forMs })
+  const reading = startReader(cache, image.share(), { kind: 'hits', ms: forMs })
   const started = await startPrograms(forMs)
   const beside = await reading
   return [

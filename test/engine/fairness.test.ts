@@ -1,6 +1,7 @@
 /** Who gets what is scarce in an engine, and in which order, in virtual time: the calls of the tiers are counted, no time is measured. */
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { LocalEngine, type LocalEngineOptions } from '../../src/engine/local.ts'
+import { ChunkNumbers } from '../../src/engine/numbers.ts'
 import type { HeldSnapshot, Pinned, WantOptions } from '../../src/engine.ts'
 import { VirtualClock } from '../../src/testing.ts'
 import { Urgency } from '../../src/util/urgency.ts'
@@ -164,23 +165,33 @@ describe('a deadline', () => {
 
 describe('a flight of a chunk', () => {
   it('begun when all had left the first neither publishes twice nor loses a slot or a number', async () => {
-    for (let turns = 0; turns < 20; turns++) {
-      const { clock, engine, snapshot, read, end } = await bench({ memoryBytes: 0 })
+    const outcomes = new Set<string | undefined>()
+    const [retained, dropped] = [vi.spyOn(ChunkNumbers.prototype, 'retain'), vi.spyOn(ChunkNumbers.prototype, 'drop')]
+    // Whatever step the first is at between its bytes and its end.
+    for (let turns = 0; turns < 30; turns++) {
+      const arrived = Promise.withResolvers<void>()
+      const reading = (clock: VirtualClock): Promise<void> => clock.sleep(READ_MS).then(arrived.resolve)
+      const { clock, engine, snapshot, read, end } = await bench({ memoryBytes: 0, reading })
+      for (const calls of [retained, dropped]) calls.mockClear()
       const gone = new AbortController()
       const first = codeOfAsync(() => read(snapshot, 0, { signal: gone.signal }))
-      // Bytes are there: the chunk is opened some turns later.
       const leave = async (): Promise<void> => {
-        await clock.sleep(READ_MS)
+        await arrived.promise
         for (let turn = 0; turn < turns; turn++) await Promise.resolve()
         gone.abort(new EvalError('gone'))
         await read(snapshot, 0)
       }
-      await clock.run(Promise.all([first, leave()]))
+      const [outcome] = await clock.run(Promise.all([first, leave()]))
+      outcomes.add(outcome)
+      expect([turns, (await engine.figures()).memory.chunks]).toEqual([turns, 1])
       for (let chunk = 1; chunk < 40; chunk++) await clock.run(read(snapshot, chunk))
       const { memory } = await engine.figures()
       expect([turns, memory.chunks]).toEqual([turns, memory.chunksMax])
+      expect([turns, retained.mock.calls.length - dropped.mock.calls.length]).toEqual([turns, memory.chunks])
       await end()
     }
+    vi.restoreAllMocks()
+    expect(outcomes).toEqual(new Set(['EvalError', undefined]))
   })
 
   it('needs no more than one slot of everything', async () => {

@@ -1,11 +1,14 @@
 /** Reads through a disk cache that is full, read-only, damaged, deleted under the reader, or was being written when its process was killed; and a clock that jumps. */
 import { spawn } from 'node:child_process'
+import { hash, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { mkdtemp, readFile, rm, truncate, unlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, it } from 'vitest'
-import type { Clock } from '../../src/testing.ts'
+import { openDiskCache } from '../../src/cache/disk.ts'
+import { LocalEngine } from '../../src/engine/local.ts'
+import { type Clock, memoryStore } from '../../src/testing.ts'
 import { systemClock } from '../../src/util/clock.ts'
 import { entriesIn, entryPath } from '../cache/disk-folder.ts'
 import { badSectors } from '../fault/bad-sectors.ts'
@@ -56,6 +59,7 @@ async function open(clock?: Clock): Promise<Reading> {
 it('a disk that is full keeps nothing more, and fills again when there is room', async () => {
   const tmpfs = mountTmpfs(path, 'size=512k')
   opened.push(tmpfs)
+  await writeFile(join(path, 'other'), Buffer.alloc(500 * 1024))
   const { clock, jump } = jumpingClock()
   const reading = await open(clock)
   expect(await reading.all()).toBe('right')
@@ -107,6 +111,21 @@ it('files with bad sectors are read once more, and healed', async () => {
   expect(bad.reads).toBe(corrupt)
   expect(corrupt).toBeLessThanOrEqual(files.length)
   expect([healed, fillsDropped]).toEqual([corrupt, 0])
+})
+
+it('a copy that cannot be read, or is bad, is not said to be there by whoever gives the disk a good one', async () => {
+  const sealed = randomBytes(20_000)
+  const id = hash('sha256', sealed)
+  await using engine = new LocalEngine({ memoryBytes: 0, caches: [await openDiskCache({ path, sizeBytes: SIZE_BYTES })] })
+  await using source = await engine.openStore(memoryStore())
+  const found = () => source.withSealed({ id, objectKey: id, sizeBytes: sealed.length }, ({ bytes }) => sealed.equals(bytes))
+  expect(await source.prime(id, sealed, ['disk'])).toBe(true)
+  await flipBit(entryPath(path, id))
+  expect(await source.prime(id, sealed, ['disk'])).toBe(true)
+  expect(await found()).toBe(true)
+  using bad = badSectors([entryPath(path, id)])
+  expect(await source.prime(id, sealed, ['disk'])).toBe(true)
+  expect([await found(), bad.reads]).toEqual([true, 1])
 })
 
 it('files that are deleted under a reader are misses, and come back', async () => {

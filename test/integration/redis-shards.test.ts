@@ -109,17 +109,33 @@ describe('shards with erasure coding', () => {
     expect(await outcome(cache, value!)).toBe('hit')
   })
 
+  it('hit with one stripe twice, and miss with one three times: none is taken for another', async () => {
+    const [value] = await filled(cache, 1)
+    const stripes = split(value!.sealed)
+    await rewriteStripes(servers, value!.id, index => (index === 0 ? stripes[1] : undefined))
+    expect(await outcome(cache, value!)).toBe('hit')
+    await rewriteStripes(servers, value!.id, index => (index === 2 ? stripes[1] : undefined))
+    expect(await outcome(cache, value!)).toBe('miss')
+  })
+
   it('miss a value whose stripes contradict each other, and evict it', async () => {
     const [value] = await filled(cache, 1)
     const key = `thaw:${value!.id}:stripe`
     const other = split(entry(500).sealed)
-    for (const { port } of servers.slice(0, 2)) {
-      const client = new Redis(port, '127.0.0.1')
-      const index = (await client.getBuffer(key))![1]!
-      await client.set(key, other[index]!)
-      client.disconnect()
-    }
+    await rewriteStripes(servers.slice(0, 2), value!.id, index => other[index])
     expect(await outcome(cache, value!)).toBe('miss')
     expect((await Promise.all(servers.map(server => server.command('exists', key)))).map(Number)).toEqual(Array(6).fill(0))
   })
 })
+
+/** Puts another stripe in the place of each for which `change` gives one. */
+async function rewriteStripes(servers: readonly RedisServer[], id: string, change: (index: number) => Buffer | undefined): Promise<void> {
+  const key = `thaw:${id}:stripe`
+  for (const { port } of servers) {
+    const client = new Redis(port, '127.0.0.1')
+    const stripe = await client.getBuffer(key)
+    const changed = stripe === null ? undefined : change(stripe[1]!)
+    if (changed !== undefined) await client.set(key, changed)
+    client.disconnect()
+  }
+}

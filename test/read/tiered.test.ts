@@ -202,6 +202,31 @@ describe('a bad copy', () => {
     expect(slab.isIdle).toBe(true)
   })
 
+  it.each(['its bytes', 'an error of the disk'])('told by %s is healed, and counted, whichever reader finds the good one', async told => {
+    for (const quicker of [0, 1]) {
+      const { clock, disk, l2, figures, settled, slab, source, store } = bench()
+      const ref = await store()
+      for (const cache of [disk, l2]) cache.entries.set(ref.id, Buffer.from(ref.sealed))
+      disk.rot(ref.id)
+      const get = disk.get.bind(disk)
+      disk.get = async (...call) => {
+        await get(...call)
+        if (told !== 'its bytes') throw new ThawError('CORRUPT', 'a bad sector', { tier: 'disk' })
+        return await get(...call)
+      }
+      const reads = [0, 1].map(reader =>
+        source.withSealed(ref, async sealed => {
+          if (sealed.tier !== 'disk') await clock.sleep(reader === quicker ? 1 : 9)
+          return checked(ref, sealed)
+        }),
+      )
+      expect(await clock.run(Promise.all(reads))).toEqual(['l2', 'l2'])
+      await settled()
+      expect(figures()).toMatchObject({ disk: { corrupt: 1, healed: 1, fills: 1 }, l2: { hits: 1, corrupt: 0 } })
+      expect([disk.entries.get(ref.id)!.equals(ref.sealed), slab.isIdle]).toEqual([true, true])
+    }
+  })
+
   it.each(['flip', 'truncate'] as const)('in the store (%s) is CORRUPT, with the object and the tier', async kind => {
     const { disk, figures, settled, slab, store, read } = bench({ plan: ({ method }) => (method === 'getInto' ? { kind } : undefined) })
     const ref = await store()
