@@ -4,7 +4,7 @@
  * Workloads, each a section of its own below `bench/read/`:
  * - memory: 4 KiB and large `tryReadInto` of chunks in L1 memory; also from another thread while the process pushes. Unit: time of a read.
  * - miss: reads of another thread that the engine serves from a directory store, while the main thread spins in blocks of 100 ms. Unit: time of a read.
- * - beside: demands beside prefetches and a pull, and beside another reader's thousand wants. Unit: time of a read. Peer: the same demands alone.
+ * - beside-bulk, beside-reader: demands beside prefetches and a pull, beside another reader's thousand wants. Unit: time of a read. Peer: the same demands alone.
  * - open: a snapshot of 30 GiB, for the first time and again. Unit: time of an open, the longest step of the engine's thread, bytes of a restore.
  * - disk, l2: first reads of chunks that lie in one cache only. Unit: seconds of a pass over all of them. Peer: the same bytes read, hashed, decrypted and decompressed by hand.
  * - pull: whole images from a MinIO through empty caches. Peer: the bare S3 client.
@@ -15,7 +15,7 @@
  *     npm run build && node bench/read.ts [--runs N] [--only disk] [--json] [--save] [--smoke]
  */
 import { type Bench, runBench, type Section } from './harness.ts'
-import { beside } from './read/beside.ts'
+import { besideBulk, besideReader } from './read/beside.ts'
 import { disk } from './read/disk.ts'
 import { herd } from './read/herd.ts'
 import { l2 } from './read/l2.ts'
@@ -29,7 +29,8 @@ import { stall } from './read/stall.ts'
 const SECTIONS: Readonly<Record<string, (bench: Bench) => Promise<readonly Section[]>>> = {
   memory,
   miss,
-  beside,
+  'beside-bulk': besideBulk,
+  'beside-reader': besideReader,
   open,
   disk,
   l2,

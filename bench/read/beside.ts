@@ -20,22 +20,15 @@ import { startReader } from './reader.ts'
 /** Of the image, in this order: chunks that the other work wants, and those that are demanded, each once a pass. Neither are found in memory. */
 const WANTED = 1100
 const DEMANDED = 100
-const SMOKE = { wanted: 60, demanded: 20 }
-const MEMORY_BYTES = 64 * 512 * 1024
+const SMOKE = { wanted: 100, demanded: 40 }
+/** Far less than either. */
+const MEMORY_BYTES = 32 * 512 * 1024
 
 const PREFETCHES = 64
 const READER_WANTS = 1000
 
-export async function beside(bench: Bench): Promise<readonly Section[]> {
-  const { wanted, demanded } = bench.smoke ? SMOKE : { wanted: WANTED, demanded: DEMANDED }
-  const course = await makeCourse(bench, 'dense', wanted + demanded)
-  const sections: Section[] = []
-  if (bench.wants('beside/bulk')) sections.push(await besideBulk(bench, course, wanted))
-  if (bench.wants('beside/reader')) sections.push(await besideReader(bench, course, wanted))
-  return sections
-}
-
-async function besideBulk(bench: Bench, course: Course, wanted: number): Promise<Section> {
+export async function besideBulk(bench: Bench): Promise<readonly Section[]> {
+  const { course, wanted } = await prepared(bench)
   const path = join(bench.dir, 'cache-beside')
   await using cache = await createCache({ memoryBytes: MEMORY_BYTES, disk: { path, sizeBytes: 2 ** 32 } })
   {
@@ -51,27 +44,37 @@ async function besideBulk(bench: Bench, course: Course, wanted: number): Promise
     await Promise.all([read.wantAgainAndAgain(wanted, PREFETCHES, 'prefetch', signal), pulling()])
   })
   if ((await cache.stats()).origin.hits !== fetched) throw new Error('not all chunks were found on disk')
-  return {
-    name: 'beside/bulk',
-    title: `hits on disk while ${PREFETCHES} prefetches and a pull are under way, in milliseconds`,
-    timings: [],
-    goals: [{ what: 'p99 / p99 alone', value: quantile(beside, 0.99) / quantile(alone, 0.99), bound: 'at most', target: 2 }],
-    notes: [`alone: ${showQuantiles(alone)}`, `beside: ${showQuantiles(beside)}`],
-  }
+  return [
+    {
+      name: 'beside-bulk',
+      title: `hits on disk while ${PREFETCHES} prefetches and a pull are under way, in milliseconds`,
+      timings: [],
+      goals: [{ what: 'p99 / p99 alone', value: quantile(beside, 0.99) / quantile(alone, 0.99), bound: 'at most', target: 2 }],
+      notes: [`alone: ${showQuantiles(alone)}`, `beside: ${showQuantiles(beside)}`],
+    },
+  ]
 }
 
-async function besideReader(bench: Bench, course: Course, wanted: number): Promise<Section> {
+export async function besideReader(bench: Bench): Promise<readonly Section[]> {
+  const { course, wanted } = await prepared(bench)
   await using cache = await createCache({ memoryBytes: MEMORY_BYTES })
   await using read = await Read.open(cache, course)
-  const atOnce = Math.min(READER_WANTS, wanted / 2)
+  const atOnce = bench.smoke ? PREFETCHES : READER_WANTS
   const { alone, beside } = await inTurns(bench, read, wanted, signal => read.wantAgainAndAgain(wanted, atOnce, 'demand', signal))
-  return {
-    name: 'beside/reader',
-    title: `demands from a directory store beside a reader that has ${atOnce} wants under way, in milliseconds`,
-    timings: [],
-    goals: [{ what: 'median / median alone', value: quantile(beside, 0.5) / quantile(alone, 0.5), bound: 'at most', target: 3 }],
-    notes: [`alone: ${showQuantiles(alone)}`, `beside: ${showQuantiles(beside)}`],
-  }
+  return [
+    {
+      name: 'beside-reader',
+      title: `demands from a directory store beside a reader that has ${atOnce} wants under way, in milliseconds`,
+      timings: [],
+      goals: [{ what: 'median / median alone', value: quantile(beside, 0.5) / quantile(alone, 0.5), bound: 'at most', target: 3 }],
+      notes: [`alone: ${showQuantiles(alone)}`, `beside: ${showQuantiles(beside)}`],
+    },
+  ]
+}
+
+async function prepared(bench: Bench): Promise<{ readonly course: Course; readonly wanted: number }> {
+  const { wanted, demanded } = bench.smoke ? SMOKE : { wanted: WANTED, demanded: DEMANDED }
+  return { course: await makeCourse(bench, 'dense', wanted + demanded), wanted }
 }
 
 /** Milliseconds of each demand, with `work` under way and without. */

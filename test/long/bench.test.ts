@@ -44,13 +44,17 @@ describe('bench', () => {
     const report = await smoke(dir, 'read')
     expect(measured(report)).toEqual({
       memory: 4,
-      miss: 1,
+      miss: 2,
+      'beside-bulk': 1,
+      'beside-reader': 1,
+      open: 2,
       'disk/dense': 1,
       'disk/random': 1,
       'l2/dense': 1,
       'l2/random': 2,
       pull: 2,
       herd: 1,
+      spawns: 1,
       stall: 2,
     })
   })
