@@ -4,14 +4,15 @@
  *
  * The SDK's own provider keeps what does not expire for good, and the text of shared files too, so keys
  * that were replaced never came into use. Here the chain is made and evaluated anew
- *  - when a server refuses a request, whatever it says of it: one look before that is an error;
+ *  - when a server refuses a request, whatever it says of it: one look before that is an error. If
+ *    it refused the credentials and none are found, that may pass: UNAVAILABLE;
  *  - five minutes before credentials expire, in the background, while the old ones still serve.
  * Looks are shared by all who wait for one, and at least a second apart.
  */
 import { ThawError } from '../errors.ts'
 import type { Clock } from '../util/clock.ts'
 import { Deadline } from '../util/deadline.ts'
-import { isRefusal } from './s3-errors.ts'
+import { areCredentialsRefused, isRefusal } from './s3-errors.ts'
 
 /** As the SDK has it. */
 export interface Identity {
@@ -46,7 +47,7 @@ export class S3Credentials {
 
   /**
    * What to sign with.
-   * @throws what the chain says if it has found nothing yet; UNAVAILABLE if it finds nothing any more
+   * @throws what the chain says if it has found nothing yet; UNAVAILABLE if it finds nothing any more, or broke
    */
   async get(): Promise<Identity> {
     const current = this.#current
@@ -74,8 +75,11 @@ export class S3Credentials {
         if (looked || !isRefusal(error)) throw error
         if (!areEqual(used, this.#current)) continue
         looked = true
-        // What the server said is the error, whatever comes of the look.
-        const found = await this.#laterLook().catch(() => used)
+        const found = await this.#laterLook().catch((cause: unknown) => {
+          if (!areCredentialsRefused(error)) throw error
+          // They may be about to be replaced: a file that is being written, a service that starts anew.
+          throw new ThawError('UNAVAILABLE', 'the AWS credentials are refused, and new ones cannot be had', { cause })
+        })
         if (areEqual(used, found)) throw error
       }
     }
@@ -108,7 +112,13 @@ export class S3Credentials {
   async #evaluateInTime(): Promise<Identity> {
     const late = (): ThawError => new ThawError('UNAVAILABLE', `the AWS credential chain did not answer within ${LOOK_TIMEOUT_MS} ms`)
     using deadline = new Deadline(LOOK_TIMEOUT_MS, late, { clock: this.#clock })
-    return await deadline.race(this.#evaluate())
+    try {
+      return await deadline.race(this.#evaluate())
+    } catch (error) {
+      if (!(error instanceof Error) || error instanceof ThawError || error.name === 'CredentialsProviderError') throw error
+      // By its name alone: what cannot be parsed is quoted in the message, and it holds the secret.
+      throw new ThawError('UNAVAILABLE', `the AWS credential chain failed: ${error.name}`)
+    }
   }
 }
 

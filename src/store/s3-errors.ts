@@ -81,6 +81,21 @@ export function isRefusal(error: unknown): boolean {
   return status !== undefined && (codeOf(error) === 'DENIED' || (status === 400 && nameOf(error) === 'HTTP 400'))
 }
 
+/** Names by which a server says that it is the credentials, and not what they permit. */
+const OF_CREDENTIALS: readonly string[] = [
+  'ExpiredToken',
+  'InvalidToken',
+  'TokenRefreshRequired',
+  'RequestExpired',
+  'InvalidAccessKeyId',
+  'SignatureDoesNotMatch',
+]
+
+/** Whether a server refused a request for its credentials, by its own word. */
+export function areCredentialsRefused(error: unknown): boolean {
+  return error instanceof Error && OF_CREDENTIALS.includes(error.name)
+}
+
 /** The provider's name for an error, or the network's: never its message, which may repeat parts of the request. */
 function nameOf(error: unknown): string {
   if (!(error instanceof Error)) return 'unknown error'

@@ -1,6 +1,6 @@
 import type { Socket } from 'node:net'
 import { setImmediate, setTimeout } from 'node:timers/promises'
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
 import { checkStore, requireConditionalPut } from '../../src/store/check.ts'
 import { openObjectStore } from '../../src/store/open.ts'
 import { openS3Store, type S3StoreOptions } from '../../src/store/s3.ts'
@@ -19,14 +19,17 @@ const hasty: Clock = {
   random: () => 0.5,
 }
 
+/** The credentials stay in the environment until the test ends: the chain looks there again when a server refuses them. */
 async function openAs(credentials: Minio['credentials'], url: string, options?: S3StoreOptions): Promise<ObjectStore> {
-  return withCredentials(credentials, async () => {
-    const store = await openS3Store(url, options)
-    // The default chain reads the environment at the first call, whatever that comes to.
-    await store.head('first').catch(() => undefined)
-    return store
-  })
+  vi.stubEnv('AWS_ACCESS_KEY_ID', credentials.accessKeyId)
+  vi.stubEnv('AWS_SECRET_ACCESS_KEY', credentials.secretAccessKey)
+  const store = await openS3Store(url, options)
+  // The default chain reads the environment at the first call, whatever that comes to.
+  await store.head('first').catch(() => undefined)
+  return store
 }
+
+afterEach(() => void vi.unstubAllEnvs())
 
 describe('an S3 provider that misbehaves', () => {
   let fake: FakeS3

@@ -5,6 +5,7 @@ import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { inspect } from 'node:util'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { openObjectStore } from '../../src/store/open.ts'
 import { type Minio, startMinio } from '../servers/minio.ts'
@@ -101,4 +102,34 @@ describe('keys that a server takes no more', () => {
     await store.put('b', Buffer.from('after'))
     expect(await Array.fromAsync(store.list(''), ({ key }) => key)).toEqual(['a', 'b'])
   })
+
+  it('and are being replaced: that may pass, until there are new ones', async () => {
+    await using source = await sharedFile()
+    await source.replace(minio.credentials)
+    const url = `s3://${await minio.createBucket()}?endpoint=${minio.endpoint}`
+    await using store = await openObjectStore(url, { retry: { attemptsMax: 1 } })
+    await store.put('a', Buffer.from('before'))
+
+    const others = { accessKeyId: 'thaw-others', secretAccessKey: 'another-secret' }
+    await minio.restartAs(others)
+    await writeFile(process.env.AWS_SHARED_CREDENTIALS_FILE!, '[default]\naws_access_key_id = thaw-oth')
+    await expect(store.get('a', { sizeMax: 10 })).rejects.toMatchObject({ code: 'UNAVAILABLE' })
+    await source.replace(others)
+    expect(await store.get('a', { sizeMax: 10 })).toHaveLength(6)
+  })
+})
+
+it('a metadata service that answers with half a document is UNAVAILABLE, and nothing of it is said', async () => {
+  const server = await keyServer(() => '{"AccessKeyId": "id", "SecretAccessKey": hidden')
+  await using _ = server
+  setEnvironment({
+    AWS_CONTAINER_CREDENTIALS_FULL_URI: `${server.url}/role`,
+    AWS_SHARED_CREDENTIALS_FILE: '/dev/null',
+    AWS_CONFIG_FILE: '/dev/null',
+  })
+  await using store = await openObjectStore('s3://bucket?endpoint=http://127.0.0.1:9', { retry: { attemptsMax: 1 } })
+  const error: unknown = await store.get('a', { sizeMax: 10 }).catch((failure: unknown) => failure)
+  vi.unstubAllEnvs()
+  expect(error).toMatchObject({ code: 'UNAVAILABLE' })
+  expect(inspect(error)).not.toContain('hidden')
 })

@@ -78,8 +78,11 @@ describe('credentials of an S3 store', () => {
     expect(await scene.call()).toBe(scene.refusal)
     expect(scene).toMatchObject({ looks: 2, calls: 2 })
     scene.found = new Error('no metadata')
-    expect(await scene.call()).toBe(scene.refusal)
+    expect(await scene.call()).toMatchObject({ code: 'UNAVAILABLE' })
     expect(scene.looks).toBe(3)
+    // What is not permitted stays so, whether or not there are other credentials.
+    scene.refusal = refused(403, 'AccessDenied')
+    expect(await scene.call()).toBe(scene.refusal)
   })
 
   it('are not looked up for what does not speak of them', async () => {
@@ -125,7 +128,7 @@ describe('credentials of an S3 store', () => {
 
   it('that expired and cannot be had again are an outage; that never were there are what the chain says', async () => {
     const scene = new Scene()
-    scene.found = new Error('none found')
+    scene.found = Object.assign(new Error('none found'), { name: 'CredentialsProviderError' })
     expect(await scene.call()).toBe(scene.found)
     scene.found = { ...OLD, expiration: new Date(Date.now() - 1) }
     await scene.call()
