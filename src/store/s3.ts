@@ -189,7 +189,8 @@ class S3Store implements ObjectStore {
     const ChecksumSHA256 = Buffer.from(sha256).toString('base64')
     const command = new this.#sdk.PutObjectCommand({ ...this.#object(key), ...condition, Body: body, ChecksumSHA256 })
     command.middlewareStack.add(signedHash(Buffer.from(sha256).toString('hex')), { step: 'build', name: 'signedHash' })
-    await this.#client.send(command, { abortSignal })
+    const { ETag } = await this.#client.send(command, { abortSignal })
+    if (ETag === undefined) throw notS3(`cannot write object: ${key} in ${this.url}`, key)
   }
 
   /** Whether an object has exactly these bytes; undefined if it is gone. */
@@ -215,6 +216,7 @@ class S3Store implements ObjectStore {
       const page = await this.#guard({ what: 'cannot list objects', key: prefix }, 0, signal, abortSignal =>
         this.#client.send(command, { abortSignal }),
       )
+      if (page.Name === undefined && page.IsTruncated === undefined) throw notS3(`cannot list objects: ${prefix} in ${this.url}`, prefix)
       yield page
       token = page.NextContinuationToken
     } while (token !== undefined)
@@ -255,6 +257,14 @@ class S3Store implements ObjectStore {
   #object(key: string): { Bucket: string; Key: string } {
     return { Bucket: this.#location.bucket, Key: this.#location.prefix + key }
   }
+}
+
+/**
+ * What stands in front of a store, a proxy or a login page, can say 200 too: for a listing that would
+ * be an empty store, for a PUT an object that is not there.
+ */
+function notS3(what: string, object: string): ThawError {
+  return new ThawError('UNAVAILABLE', `${what}: what answered is no S3 store`, { object })
 }
 
 /** Lets the signer take the SHA-256 that is known, where it would compute it a second time (90 µs for 160 KB). */

@@ -187,6 +187,17 @@ describe('an S3 provider that misbehaves', () => {
     expect(String(error)).not.toContain(SECRET)
   })
 
+  it.each(['', '<html><body>Log in</body></html>'])('is not there, and something else says 200 (%j): UNAVAILABLE', async page => {
+    fake.misbehave = (_, response) => {
+      response.writeHead(200, { 'content-type': 'text/html', 'content-length': page.length }).end(page)
+      return true
+    }
+    await expect(store.put('a', Buffer.from('x'))).rejects.toMatchObject({ code: 'UNAVAILABLE' })
+    await expect(store.putIfAbsent('a', Buffer.from('x'))).rejects.toMatchObject({ code: 'UNAVAILABLE' })
+    await expect(Array.fromAsync(store.list(''))).rejects.toMatchObject({ code: 'UNAVAILABLE' })
+    await expect(Array.fromAsync(store.listFolders(''))).rejects.toMatchObject({ code: 'UNAVAILABLE' })
+  })
+
   it('does not trust the checksum of a multipart upload', async () => {
     fake.objects.set('/bucket/p/a', Buffer.alloc(10))
     expect((await store.head('a'))?.sha256).toHaveLength(32)

@@ -37,7 +37,7 @@ export async function startFakeS3(): Promise<FakeS3> {
       const refused = fake.conditional && request.headers['if-none-match'] === '*' && there !== undefined
       if (!refused) store()
       if (refused) fail(response, 412, 'PreconditionFailed')
-      else response.end()
+      else response.setHeader('etag', '"1"').end()
     } else if (request.method === 'DELETE') {
       objects.delete(key)
       response.writeHead(204).end()
