@@ -63,7 +63,7 @@ export class GuardConnection {
   private constructor(native: Native, child: ChildProcess, socket: number, clock: Clock) {
     this.#child = child
     this.#clock = clock
-    this.#messages = new DescriptorMessages(native, socket, REQUEST_BYTES_MAX)
+    this.#messages = new DescriptorMessages(native, socket, { bytesMax: REQUEST_BYTES_MAX })
     this.#answers = child.stdio[ANSWER_FD] as Socket
     this.pid = child.pid!
     this.exited = exitOf(child)

@@ -33,17 +33,19 @@ stayWhenMemoryIsShort()
 serve(native)
 
 function serve(native: Native): void {
-  const messages = new DescriptorMessages(native, REQUEST_FD, REQUEST_BYTES_MAX)
+  const messages = new DescriptorMessages(native, REQUEST_FD, { bytesMax: REQUEST_BYTES_MAX })
   const watched = new Map<number, Watched>()
   answer(native, 0)
-  for (let message = messages.receive(); message !== undefined; message = messages.receive()) {
+  for (;;) {
+    const message = messages.receive()
     if (typeof message === 'number') throw new Error(`recvmsg: errno ${message}`)
+    if (message.bytes.length === 0) break
     const request: GuardRequest = JSON.parse(String(message.bytes))
     if (request.kind === 'goodbye') {
       answer(native, 0)
       return
     }
-    answer(native, take(native, watched, request, message.fd))
+    answer(native, take(native, watched, request, message.fds[0]))
   }
   for (const one of watched.values()) if (one.kind === 'process') native.pidfdSendSignal(one.pidfd, SIGKILL)
   for (const one of watched.values()) if (one.kind === 'mount') detachNewMounts(native, one.path, one.present)

@@ -1,10 +1,15 @@
 /**
- * Messages with at most one descriptor (SCM_RIGHTS) over a Unix socket that keeps their boundaries (SOCK_SEQPACKET).
+ * Messages with descriptors (SCM_RIGHTS) over a Unix socket. Over one that keeps their boundaries
+ * (SOCK_SEQPACKET) a message is what was sent; over a stream it is a piece of what comes.
  *
- * One object holds the structures of one message, used again for the next: not for two threads at once. A descriptor that is received is close-on-exec and the caller's;
- * surplus ones are closed by the kernel.
+ * One object holds the structures of one message, used again for the next: not for two threads at once.
+ * Descriptors that are received are close-on-exec and the caller's. The kernel closes those for which
+ * there is no room, and the message says that there were some.
  */
 import { ERRNO, type Native } from './native.ts'
+
+/** The most descriptors that the kernel passes with one message (SCM_MAX_FD). */
+export const DESCRIPTORS_MAX = 253
 
 /** struct msghdr (<sys/socket.h>) on 64 bits: where its members lie. */
 const MESSAGE_BYTES = 56
@@ -12,37 +17,51 @@ const VECTOR = 16
 const VECTOR_COUNT = 24
 const CONTROL = 32
 const CONTROL_BYTES = 40
-/** struct cmsghdr with one descriptor: length u64, level i32, type i32, descriptor i32. */
-const RIGHTS_BYTES = 20
+const FLAGS = 48
+/** struct cmsghdr: length u64, level i32, type i32; then what it holds. The next begins at a multiple of 8. */
+const HEADER_BYTES = 16
+const LEVEL = 8
+const TYPE = 12
+const FD_BYTES = 4
+const ALIGNMENT = 8
 const SOL_SOCKET = 1
 const SCM_RIGHTS = 1
 
+const MSG_CTRUNC = 0x8
 const MSG_DONTWAIT = 0x40
 const MSG_NOSIGNAL = 0x4000
 const MSG_CMSG_CLOEXEC = 0x4000_0000
 
 export interface ReceivedMessage {
-  /** A view, good until the next message. */
-  readonly bytes: Uint8Array
-  readonly fd: number | undefined
+  /** A view, good until the next message. Empty: the other end is closed. */
+  readonly bytes: Buffer
+  readonly fds: readonly number[]
+  /** Descriptors were sent for which there was no room: in a message, or in this process. */
+  readonly lostFds: boolean
+}
+
+export interface MessageLimits {
+  /** Of one message, or piece. */
+  readonly bytesMax: number
+  /** Of one message that is received; default 1. */
+  readonly fdsMax?: number
 }
 
 export class DescriptorMessages {
   readonly #native: Native
   readonly #socket: number
   readonly #bytes: Buffer
-  readonly #header = Buffer.alloc(MESSAGE_BYTES)
-  readonly #vector = Buffer.alloc(16)
-  readonly #rights = Buffer.alloc(24)
+  readonly #message = own(MESSAGE_BYTES)
+  readonly #vector = own(16)
+  readonly #control: Buffer
 
-  /** The socket stays the caller's. @param bytesMax of one message */
-  constructor(native: Native, socket: number, bytesMax: number) {
+  /** The socket stays the caller's. */
+  constructor(native: Native, socket: number, { bytesMax, fdsMax = 1 }: MessageLimits) {
     this.#native = native
     this.#socket = socket
-    this.#bytes = Buffer.alloc(bytesMax)
+    this.#bytes = own(bytesMax)
+    this.#control = own(HEADER_BYTES + fdsMax * FD_BYTES)
     this.#vector.writeBigUInt64LE(BigInt(native.addressOf(this.#bytes)), 0)
-    this.#header.writeBigUInt64LE(BigInt(native.addressOf(this.#vector)), VECTOR)
-    this.#header.writeBigUInt64LE(1n, VECTOR_COUNT)
   }
 
   /** Does not wait, and takes a copy. @returns 0, or the errno: EAGAIN if the other end has not read what was sent before. @throws RangeError for too long a message */
@@ -50,30 +69,57 @@ export class DescriptorMessages {
     if (bytes.length > this.#bytes.length)
       throw new RangeError(`a message of ${bytes.length} bytes, where ${this.#bytes.length} are allowed`)
     this.#bytes.set(bytes)
-    this.#prepare(bytes.length, fd)
-    const sent = this.#untilUninterrupted(() => this.#native.sendmsg(this.#socket, this.#header, MSG_DONTWAIT | MSG_NOSIGNAL))
+    this.#prepare(bytes.length, fd === undefined ? 0 : HEADER_BYTES + FD_BYTES)
+    this.#control.writeBigUInt64LE(BigInt(HEADER_BYTES + FD_BYTES), 0)
+    this.#control.writeInt32LE(SOL_SOCKET, LEVEL)
+    this.#control.writeInt32LE(SCM_RIGHTS, TYPE)
+    this.#control.writeInt32LE(fd ?? -1, HEADER_BYTES)
+    const sent = this.#untilUninterrupted(() => this.#native.sendmsg(this.#socket, this.#message, MSG_DONTWAIT | MSG_NOSIGNAL))
     return sent < 0 ? this.#native.errno() : 0
   }
 
-  /** Waits for the next message. @returns undefined if the other end is closed, or the errno */
-  receive(): ReceivedMessage | number | undefined {
-    this.#prepare(this.#bytes.length, -1)
-    const received = this.#untilUninterrupted(() => this.#native.recvmsg(this.#socket, this.#header, MSG_CMSG_CLOEXEC))
-    if (received < 0) return this.#native.errno()
-    if (received === 0) return undefined
-    const hasRights = this.#header.readBigUInt64LE(CONTROL_BYTES) >= BigInt(RIGHTS_BYTES) && this.#rights.readInt32LE(12) === SCM_RIGHTS
-    return { bytes: this.#bytes.subarray(0, received), fd: hasRights ? this.#rights.readInt32LE(16) : undefined }
+  /** Waits for the next message. @returns it, or the errno */
+  receive(): ReceivedMessage | number {
+    return this.#receive(0)
   }
 
-  #prepare(sizeBytes: number, fd: number | undefined): void {
+  /** Does not wait. @returns the next message, or the errno: EAGAIN if there is none */
+  tryReceive(): ReceivedMessage | number {
+    return this.#receive(MSG_DONTWAIT)
+  }
+
+  #receive(flags: number): ReceivedMessage | number {
+    this.#prepare(this.#bytes.length, this.#control.length)
+    const received = this.#untilUninterrupted(() => this.#native.recvmsg(this.#socket, this.#message, flags | MSG_CMSG_CLOEXEC))
+    if (received < 0) return this.#native.errno()
+    const lostFds = (this.#message.readInt32LE(FLAGS) & MSG_CTRUNC) !== 0
+    return { bytes: this.#bytes.subarray(0, received), fds: this.#receivedFds(), lostFds }
+  }
+
+  /** Of all control messages. */
+  #receivedFds(): number[] {
+    const fds: number[] = []
+    const control = this.#control
+    const end = Number(this.#message.readBigUInt64LE(CONTROL_BYTES))
+    for (let at = 0; at + HEADER_BYTES <= end; ) {
+      const length = Number(control.readBigUInt64LE(at))
+      if (length < HEADER_BYTES) break
+      const isRights = control.readInt32LE(at + LEVEL) === SOL_SOCKET && control.readInt32LE(at + TYPE) === SCM_RIGHTS
+      const until = isRights ? Math.min(at + length, end) : 0
+      for (let fd = at + HEADER_BYTES; fd + FD_BYTES <= until; fd += FD_BYTES) fds.push(control.readInt32LE(fd))
+      at += Math.ceil(length / ALIGNMENT) * ALIGNMENT
+    }
+    return fds
+  }
+
+  #prepare(sizeBytes: number, controlBytes: number): void {
+    const { addressOf } = this.#native
+    this.#message.fill(0)
     this.#vector.writeBigUInt64LE(BigInt(sizeBytes), 8)
-    this.#rights.writeBigUInt64LE(BigInt(RIGHTS_BYTES), 0)
-    this.#rights.writeInt32LE(SOL_SOCKET, 8)
-    this.#rights.writeInt32LE(SCM_RIGHTS, 12)
-    this.#rights.writeInt32LE(fd ?? -1, 16)
-    const address = fd === undefined ? 0 : this.#native.addressOf(this.#rights)
-    this.#header.writeBigUInt64LE(BigInt(address), CONTROL)
-    this.#header.writeBigUInt64LE(BigInt(fd === undefined ? 0 : RIGHTS_BYTES), CONTROL_BYTES)
+    this.#message.writeBigUInt64LE(BigInt(addressOf(this.#vector)), VECTOR)
+    this.#message.writeBigUInt64LE(1n, VECTOR_COUNT)
+    if (controlBytes > 0) this.#message.writeBigUInt64LE(BigInt(addressOf(this.#control)), CONTROL)
+    this.#message.writeBigUInt64LE(BigInt(controlBytes), CONTROL_BYTES)
   }
 
   #untilUninterrupted(call: () => number): number {
@@ -82,4 +128,9 @@ export class DescriptorMessages {
       if (result >= 0 || this.#native.errno() !== ERRNO.EINTR) return result
     }
   }
+}
+
+/** On memory of its own, which does not move: its address lies in structures. */
+function own(sizeBytes: number): Buffer {
+  return Buffer.from(new ArrayBuffer(sizeBytes))
 }

@@ -5,6 +5,7 @@
  */
 import { isThawError } from '../../errors.ts'
 import type { FaultContext, Watched } from '../../pager.ts'
+import { DESCRIPTORS_MAX, DescriptorMessages, type ReceivedMessage } from '../../util/descriptor-message.ts'
 import { ERRNO, type Native } from '../../util/native.ts'
 import { killErrno, killProcess, type PeerProcess } from '../../util/pidfd.ts'
 import { MESSAGE_BYTES_MAX, parseHandshake } from './handshake.ts'
@@ -26,22 +27,14 @@ export interface ConnectionOptions {
   onRefused(reason: string, killed: boolean): void
 }
 
-/** The most that the kernel passes with one message (SCM_MAX_FD), and its header. */
-const CONTROL_BYTES = 16 + 253 * 4 + 4
 const PIECES_MAX = 64
 /** What one read can take. */
 const PIECE_BYTES = 16 * 1024
-/** <sys/socket.h> */
-const MSG_CTRUNC = 0x8
-const MSG_DONTWAIT = 0x40
-const MSG_CMSG_CLOEXEC = 0x4000_0000
-const SOL_SOCKET = 1
-const SCM_RIGHTS = 1
 
 export class Connection implements Watched {
   readonly #options: ConnectionOptions
   readonly #native: Native
-  readonly #message = new MessageBuffer()
+  readonly #messages: DescriptorMessages
   readonly #cancelDeadline: () => void
   #received = Buffer.alloc(0)
   #pieces = 0
@@ -55,23 +48,17 @@ export class Connection implements Watched {
     this.#options = options
     const { context, socket, timeoutMs } = options
     this.#native = context.native
+    this.#messages = new DescriptorMessages(context.native, socket, { bytesMax: PIECE_BYTES, fdsMax: DESCRIPTORS_MAX })
     context.loop.watch(socket, this)
     this.#cancelDeadline = context.loop.after(timeoutMs, () => this.refuse(`no handshake within ${timeoutMs} ms`))
   }
 
   serve(): boolean {
     if (this.#isOver) return false
-    const { vector, header } = this.#message
-    const size = this.#message.receive(this.#native, this.#options.socket)
-    if (size < 0) {
-      const errno = this.#native.errno()
-      if (errno === ERRNO.EAGAIN || errno === ERRNO.EINTR) return false
-      this.refuse(`it cannot be heard: errno ${errno}`)
-      return true
-    }
-    this.#takeDescriptors(header)
-    if (size === 0) this.refuse('it hung up before its handshake was complete')
-    else this.#takePiece(vector.subarray(0, size))
+    const message = this.#messages.tryReceive()
+    if (message === ERRNO.EAGAIN) return false
+    if (typeof message === 'number') this.refuse(`it cannot be heard: errno ${message}`)
+    else this.#take(message)
     return true
   }
 
@@ -80,12 +67,14 @@ export class Connection implements Watched {
   }
 
   /** Keeps the first descriptor, closes the others. */
-  #takeDescriptors(header: Buffer): void {
-    if ((this.#message.flags & MSG_CTRUNC) !== 0) this.#lostDescriptors = true
-    for (const fd of this.#message.descriptors(header)) {
+  #take({ bytes, fds, lostFds }: ReceivedMessage): void {
+    if (lostFds) this.#lostDescriptors = true
+    for (const fd of fds) {
       if (this.#descriptor < 0) this.#descriptor = this.#options.context.descriptors.own(fd)
       else this.#native.close(fd)
     }
+    if (bytes.length === 0) this.refuse('it hung up before its handshake was complete')
+    else this.#takePiece(bytes)
   }
 
   #takePiece(piece: Buffer): void {
@@ -159,47 +148,4 @@ export class Connection implements Watched {
     this.#isOver = true
     this.#cancelDeadline()
   }
-}
-
-/** struct msghdr (<sys/socket.h>) with a buffer for bytes and one for descriptors. One a connection: addresses of buffers are in it. */
-class MessageBuffer {
-  readonly vector: Buffer = own(PIECE_BYTES)
-  readonly header: Buffer = own(CONTROL_BYTES)
-  readonly #iovec = own(16)
-  readonly #message = own(56)
-
-  /** recvmsg(2): bytes, 0 at the end, -1. */
-  receive(native: Native, socket: number): number {
-    this.#iovec.writeBigUInt64LE(BigInt(native.addressOf(this.vector)), 0)
-    this.#iovec.writeBigUInt64LE(BigInt(this.vector.length), 8)
-    this.#message.fill(0)
-    this.#message.writeBigUInt64LE(BigInt(native.addressOf(this.#iovec)), 16)
-    this.#message.writeBigUInt64LE(1n, 24)
-    this.#message.writeBigUInt64LE(BigInt(native.addressOf(this.header)), 32)
-    this.#message.writeBigUInt64LE(BigInt(this.header.length), 40)
-    return native.recvmsg(socket, this.#message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC)
-  }
-
-  get flags(): number {
-    return this.#message.readInt32LE(48)
-  }
-
-  /** The descriptors that came, of all control messages: each is length u64, level i32, type i32, content, padded to 8. */
-  descriptors(header: Buffer): number[] {
-    const found: number[] = []
-    const end = Number(this.#message.readBigUInt64LE(40))
-    for (let at = 0; at + 16 <= end; ) {
-      const length = Number(header.readBigUInt64LE(at))
-      if (length < 16) break
-      const isRights = header.readInt32LE(at + 8) === SOL_SOCKET && header.readInt32LE(at + 12) === SCM_RIGHTS
-      for (let fd = at + 16; isRights && fd + 4 <= Math.min(at + length, end); fd += 4) found.push(header.readInt32LE(fd))
-      at += Math.ceil(length / 8) * 8
-    }
-    return found
-  }
-}
-
-/** On memory of its own, which does not move. */
-function own(sizeBytes: number): Buffer {
-  return Buffer.from(new ArrayBuffer(sizeBytes))
 }
