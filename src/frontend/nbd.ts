@@ -12,7 +12,7 @@ import { listenAtAddress, type TcpAddress } from './nbd/listen.ts'
 import { STRING_BYTES_MAX } from './nbd/protocol.ts'
 import type { NbdEvent, NbdSpec } from './nbd/server.ts'
 import type { NbdTlsOptions, TlsFiles } from './nbd/tls-files.ts'
-import { checkOwner, checkPath, checkWhole } from './options.ts'
+import { checkOwner, checkPath, checkWhole, HANDSHAKE_TIMEOUT_MS, TIMEOUT_MS_MAX } from './options.ts'
 import { listenAt, removeSocketFile } from './socket.ts'
 
 export interface NbdOptions {
@@ -33,6 +33,8 @@ export interface NbdOptions {
   readonly exportName?: string | undefined
   /** Clients at a time; one more is refused. Default 256. */
   readonly connectionsMax?: number | undefined
+  /** How long a client may take for its handshake, with TLS for both; default 10 s. */
+  readonly handshakeTimeoutMs?: number | undefined
 }
 
 /** How it ended: `closed` by its caller or with its restore; `failed`: nothing is served any more. */
@@ -61,12 +63,13 @@ export async function serveNbd(restore: Restore, image: string, options: NbdOpti
 }
 
 function checkOptions(options: NbdOptions): void {
-  const { socket, listen, exportName, connectionsMax } = options
+  const { socket, listen, exportName, connectionsMax, handshakeTimeoutMs } = options
   if ((socket === undefined) === (listen === undefined)) throw new TypeError('name either a socket or an address to listen at')
   if (socket !== undefined) checkPath('socket', socket)
   checkOwner(options)
   checkWhole('port', listen?.port, 0, 65_535)
   checkWhole('connectionsMax', connectionsMax, 1, CONNECTIONS_MAX)
+  checkWhole('handshakeTimeoutMs', handshakeTimeoutMs, 1, TIMEOUT_MS_MAX)
   checkWhole('length of exportName', exportName === undefined ? undefined : Buffer.byteLength(exportName), 0, STRING_BYTES_MAX)
 }
 
@@ -114,9 +117,9 @@ export class NbdServer implements AsyncDisposable {
     return this.#options.exportName ?? this.#image
   }
 
-  get #exported(): Pick<NbdSpec, 'image' | 'exportName' | 'isWritable' | 'connectionsMax'> {
-    const { writable = false, connectionsMax = CONNECTIONS_MAX_DEFAULT } = this.#options
-    return { image: this.#image, exportName: this.#exportName, isWritable: writable, connectionsMax }
+  get #exported(): Pick<NbdSpec, 'image' | 'exportName' | 'isWritable' | 'connectionsMax' | 'handshakeTimeoutMs'> {
+    const { writable = false, connectionsMax = CONNECTIONS_MAX_DEFAULT, handshakeTimeoutMs = HANDSHAKE_TIMEOUT_MS } = this.#options
+    return { image: this.#image, exportName: this.#exportName, isWritable: writable, connectionsMax, handshakeTimeoutMs }
   }
 
   /** @internal */

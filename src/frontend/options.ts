@@ -3,6 +3,9 @@
 /** Ids of users and groups; the highest means "unchanged" to chown(2). */
 export const ID_MAX: number = 2 ** 32 - 2
 export const MODE_MAX = 0o777
+/** What a client may take for its handshake, unless it is said otherwise; and the most that timers take. */
+export const HANDSHAKE_TIMEOUT_MS = 10_000
+export const TIMEOUT_MS_MAX: number = 2 ** 31 - 1
 
 /** @throws RangeError if it is given and not a whole number in [min, max] */
 export function checkWhole(name: string, value: number | undefined, min: number, max: number): void {

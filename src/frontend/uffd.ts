@@ -14,7 +14,7 @@ import { Descriptor } from '../util/descriptor.ts'
 import { loadNative, type Native } from '../util/native.ts'
 import { hasEnded, killProcess } from '../util/pidfd.ts'
 import { Lifecycle } from './lifecycle.ts'
-import { checkOwner, checkPath, checkWhole } from './options.ts'
+import { checkOwner, checkPath, checkWhole, HANDSHAKE_TIMEOUT_MS, TIMEOUT_MS_MAX } from './options.ts'
 import { listenAt, removeSocketFile } from './socket.ts'
 import type { UffdEvent, UffdSpec } from './uffd/spec.ts'
 import { largestZeroRuns } from './uffd/zero-runs.ts'
@@ -59,7 +59,6 @@ export type UffdEnd =
  */
 const NEIGHBOURS_DEFAULT = 0
 const NEIGHBOURS_MAX = 127
-const HANDSHAKE_TIMEOUT_MS = 10_000
 /** What a process that was killed may take to end; then it hangs in the kernel, and more cannot be done. */
 const END_TIMEOUT_MS = 5000
 const LOOK_MS = 10
@@ -80,7 +79,7 @@ function checkOptions(options: UffdOptions): void {
   checkPath('socket', socket)
   checkOwner(options)
   checkWhole('neighbours', neighbours, 0, NEIGHBOURS_MAX)
-  checkWhole('handshakeTimeoutMs', handshakeTimeoutMs, 1, 2 ** 31 - 1)
+  checkWhole('handshakeTimeoutMs', handshakeTimeoutMs, 1, TIMEOUT_MS_MAX)
 }
 
 interface ServedVmm {

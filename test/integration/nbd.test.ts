@@ -245,6 +245,7 @@ describe('a server', () => {
     ['a port that is none', { socket: undefined, listen: { host: '127.0.0.1', port: 70_000 } }, 'RangeError'],
     ['an address of another machine', { socket: undefined, listen: { host: '192.0.2.1', port: 0 } }, 'NOT_FOUND'],
     ['no clients', { connectionsMax: 0 }, 'RangeError'],
+    ['no time for a handshake', { handshakeTimeoutMs: 0 }, 'RangeError'],
     ['a certificate that is not there', { tls: { certFile: '/nonexistent/c', keyFile: '/nonexistent/k' } }, 'NOT_FOUND'],
   ])('is not started with %s', async (_what, { image = 'rootfs', ...options }, code) => {
     const { restore } = await disk.restore()

@@ -2,7 +2,7 @@
  * The pager's half of `serveNbd`: accepts clients at a listening socket that the main half made, and serves each as an NBD session on the image's pages.
  *
  * At most `connectionsMax` at a time. One more is closed at once, unless another has not finished its handshake: then the one that has been at it for longest gives way, so that
- * clients who only connect cannot keep out those who mean it. A handshake has HANDSHAKE_MS.
+ * clients who only connect cannot keep out those who mean it. A handshake has `handshakeTimeoutMs`.
  */
 import assert from 'node:assert/strict'
 import type { ErrorCode } from '../../errors.ts'
@@ -22,6 +22,7 @@ export interface NbdSpec extends FrontEndSpec {
   readonly listenFd: number
   readonly isTcp: boolean
   readonly connectionsMax: number
+  readonly handshakeTimeoutMs: number
 }
 
 /** `connections`: clients whose handshake has ended well. `error`: a bug ended this one. `broken`: a bug, nobody is served any more. */
@@ -30,8 +31,6 @@ export type NbdEvent =
   | { readonly kind: 'disconnected'; readonly connections: number; readonly error?: string }
   | { readonly kind: 'unreadable'; readonly page: number; readonly code: ErrorCode | undefined }
   | { readonly kind: 'broken'; readonly reason: string }
-
-export const HANDSHAKE_MS = 10_000
 
 /** Of <sys/socket.h> and <netinet/tcp.h>. */
 const SOCK_NONBLOCK = 0o4000
@@ -124,7 +123,7 @@ class NbdListener implements FrontEnd, Watched {
   }
 
   #open(fd: number): void {
-    const { isTcp } = this.#spec
+    const { isTcp, handshakeTimeoutMs } = this.#spec
     this.#setOptions(fd)
     const connection: SocketConnection = new SocketConnection({
       native: this.#native,
@@ -139,8 +138,8 @@ class NbdListener implements FrontEnd, Watched {
       onClosing: error => this.#onClosing(connection, error),
     })
     this.#connections.add(connection)
-    this.#haggling.set(connection, performance.now() + HANDSHAKE_MS)
-    this.#stopTimer ??= this.#loop.after(HANDSHAKE_MS, this.#closeSlow)
+    this.#haggling.set(connection, performance.now() + handshakeTimeoutMs)
+    this.#stopTimer ??= this.#loop.after(handshakeTimeoutMs, this.#closeSlow)
     connection.open()
   }
 

@@ -7,7 +7,7 @@
 import { once } from 'node:events'
 import { createServer, type Server, type Socket } from 'node:net'
 import type { ServedImage } from '../../pager.ts'
-import { HANDSHAKE_MS, type NbdEvent, UNREADABLE_INTERVAL_MS } from './server.ts'
+import { type NbdEvent, UNREADABLE_INTERVAL_MS } from './server.ts'
 import { StreamConnection } from './stream-connection.ts'
 import type { TlsFiles } from './tls-files.ts'
 import { ReplyBuffer } from './wire.ts'
@@ -18,6 +18,7 @@ export interface StreamServerOptions {
   /** Clients may write. */
   readonly isWritable: boolean
   readonly connectionsMax: number
+  readonly handshakeTimeoutMs: number
   readonly tls: TlsFiles
   onEvent(event: NbdEvent): void
 }
@@ -59,7 +60,7 @@ export class StreamServer {
   }
 
   #open(socket: Socket): void {
-    const { image, exportName, isWritable, tls } = this.#options
+    const { image, exportName, isWritable, tls, handshakeTimeoutMs } = this.#options
     const connection: StreamConnection = new StreamConnection({
       image,
       terms: { name: Buffer.from(exportName), sizeBytes: image.sizeBytes, isWritable: isWritable && image.isWritable },
@@ -73,7 +74,7 @@ export class StreamServer {
     this.#connections.add(connection)
     this.#haggling.set(
       connection,
-      setTimeout(() => connection.close(), HANDSHAKE_MS),
+      setTimeout(() => connection.close(), handshakeTimeoutMs),
     )
     connection.open()
   }
