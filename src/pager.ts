@@ -126,22 +126,28 @@ export interface Gathered {
   copyTo(target: Uint8Array, from?: number): number
 }
 
+/** Whoever may be called back after a wait, when nobody up the stack is theirs. */
+export interface CalledLater {
+  /** What was called back after a wait threw: a bug. Their front end must end, without a wrong answer; nobody else does. */
+  onBroken(error: unknown): void
+}
+
 /** Whoever reads. One read at a time. */
-export interface ReadCallbacks {
+export interface ReadCallbacks extends CalledLater {
   onBytes(bytes: Gathered): void
   /** `code` undefined: a bug. Nothing of the read was given. */
   onReadFailed(code: ErrorCode | undefined): void
 }
 
 /** Whoever writes. One write at a time. */
-export interface WriteCallbacks {
+export interface WriteCallbacks extends CalledLater {
   onWritten(): void
   /** NO_SPACE, DENIED (read-only), or why a page that was written to in part could not be read. Part of the write may have been done. */
   onWriteFailed(code: ErrorCode | undefined): void
 }
 
 /** Whoever waits for chunks, any number at a time. */
-export interface ChunkWaiter {
+export interface ChunkWaiter extends CalledLater {
   /** The chunk is in this slot, which is pinned until this returns. */
   onChunk(chunk: number, slot: number, tier: Tier): void
   /** It cannot be had: the deadline passed, or its failure is not one that passes. */
@@ -168,7 +174,7 @@ export interface ServedImage {
 
   /**
    * Reads bytes [offset, offset + sizeBytes), which lie within the image; at most TRANSFER_BYTES_MAX. Calls back before it returns if everything is in memory, later otherwise;
-   * once.
+   * once. What the callback throws before it returns is thrown here.
    */
   read(offset: number, sizeBytes: number, callbacks: ReadCallbacks): void
   /** Writes bytes to the overlay, within the image; at most TRANSFER_BYTES_MAX. `bytes` may be reused when this returns. Calls back as `read` does. */

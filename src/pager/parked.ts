@@ -7,7 +7,7 @@
  * A request's deadline counts from its arrival, whatever it waits for.
  */
 import type { ErrorCode, Tier } from '../errors.ts'
-import type { ChunkWaiter, ReadCallbacks, WriteCallbacks } from '../pager.ts'
+import type { CalledLater, ChunkWaiter, ReadCallbacks, WriteCallbacks } from '../pager.ts'
 import type { ImageCounters } from './figures.ts'
 import type { GatheredBytes, PlacedMemory } from './gathered.ts'
 import type { StagingBuffer } from './staging.ts'
@@ -21,9 +21,9 @@ export interface ParkingImage {
   readonly deadlineMs: number
   readonly counters: ImageCounters
   readonly parked: Set<ParkedRead | ParkedWrite | ParkedZero>
-  after(ms: number, callback: () => void): () => void
+  after(who: CalledLater, ms: number, callback: () => void): () => void
   /** Calls back with a buffer, now or when it is this restore's turn. */
-  stage(onBuffer: (buffer: StagingBuffer) => void): StagingBuffer
+  stage(who: CalledLater, onBuffer: (buffer: StagingBuffer) => void): StagingBuffer
   /** What a read is answered with, for `release`; undefined if some of it is not in memory. */
   gather(offset: number, sizeBytes: number): GatheredBytes | undefined
   /** Bytes of `memory`, for `release`. */
@@ -42,7 +42,7 @@ export interface ParkingImage {
   /** A write or zeroing that waited is over. */
   changeEnded(): void
   /** Calls back in a later turn. */
-  later(callback: () => void): void
+  later(who: CalledLater, callback: () => void): void
   /** Runs it; the ThawError that it threw, if it did. */
   failureOf(work: () => void): { readonly code: ErrorCode } | undefined
   want(chunk: number, waiter: ChunkWaiter, deadlineAt: number): void
@@ -83,6 +83,11 @@ export class ParkedRead implements ChunkWaiter {
 
   onChunkFailed(_chunk: number, code: ErrorCode | undefined): void {
     this.#fail(code)
+  }
+
+  onBroken(error: unknown): void {
+    this.cancel()
+    this.callbacks.onBroken(error)
   }
 
   #fail(code: ErrorCode | undefined): void {
@@ -133,9 +138,9 @@ export class ParkedRead implements ChunkWaiter {
 
   /** What has come did not stay until the rest was there: from now on it is copied. */
   #stage(): void {
-    this.#stopDeadline = this.#image.after(this.#deadlineAt - performance.now(), () => this.#fail('TIMEOUT'))
+    this.#stopDeadline = this.#image.after(this, this.#deadlineAt - performance.now(), () => this.#fail('TIMEOUT'))
     const failure = this.#image.failureOf(() => {
-      this.#buffer = this.#image.stage(buffer => {
+      this.#buffer = this.#image.stage(this, buffer => {
         this.#stopDeadline?.()
         this.#buffer = buffer
         this.#at = this.#offset
@@ -228,6 +233,11 @@ export class ParkedWrite implements ChunkWaiter {
     this.#fail(code)
   }
 
+  onBroken(error: unknown): void {
+    this.cancel()
+    this.callbacks.onBroken(error)
+  }
+
   #fail(code: ErrorCode | undefined): void {
     this.cancel()
     this.callbacks.onWriteFailed(code)
@@ -242,7 +252,7 @@ export class ParkedWrite implements ChunkWaiter {
 }
 
 /** Pages that become zero in several turns: others must not wait for it. Parts of pages that wait are written behind them. */
-export class ParkedZero {
+export class ParkedZero implements CalledLater {
   readonly callbacks: WriteCallbacks
   readonly #image: ParkingImage
   readonly #pages: { from: number; readonly to: number; readonly parts: PagePart[] }
@@ -254,7 +264,7 @@ export class ParkedZero {
   }
 
   begin(): void {
-    this.#image.later(this.#step)
+    this.#image.later(this, this.#step)
   }
 
   readonly #step = (): void => {
@@ -262,7 +272,7 @@ export class ParkedZero {
     if (!parked.has(this)) return
     const pages = this.#pages
     pages.from = this.#image.zeroOn(pages.from, pages.to)
-    if (pages.from < pages.to) this.#image.later(this.#step)
+    if (pages.from < pages.to) this.#image.later(this, this.#step)
     else this.#end(pages.parts)
   }
 
@@ -276,6 +286,11 @@ export class ParkedZero {
       this.cancel()
       this.callbacks.onWritten()
     }
+  }
+
+  onBroken(error: unknown): void {
+    this.cancel()
+    this.callbacks.onBroken(error)
   }
 
   /** Ends it without an answer. */

@@ -10,8 +10,9 @@ import type { ImageKind } from '../manifest.ts'
 import { ImageOverlay, type SharedOverlay } from '../overlay/image-overlay.ts'
 import { isZero, PAGE_STATE } from '../overlay/page-states.ts'
 import { ZERO } from '../pagemap.ts'
-import type { ChunkWaiter, PagedImage, ReadCallbacks, ServedImage, Stretch, WriteCallbacks } from '../pager.ts'
+import type { CalledLater, ChunkWaiter, PagedImage, ReadCallbacks, ServedImage, Stretch, WriteCallbacks } from '../pager.ts'
 import { ImageReader } from '../reader.ts'
+import { callLater } from './call-later.ts'
 import { ImageCounters } from './figures.ts'
 import type { GatheredBytes, PlacedMemory } from './gathered.ts'
 import { type PagePart, ParkedRead, ParkedWrite, ParkedZero, type ParkingImage } from './parked.ts'
@@ -133,17 +134,22 @@ export class LiveImage implements ServedImage, ParkingImage, FaultedImage {
     this.#around.giveBackGathered(gathered)
   }
 
-  after(ms: number, callback: () => void): () => void {
-    return this.#around.timers.after(ms, callback)
+  after(who: CalledLater, ms: number, callback: () => void): () => void {
+    return this.#around.timers.after(ms, () => callLater(who, callback))
   }
 
-  stage(onBuffer: (buffer: StagingBuffer) => void): StagingBuffer {
-    return this.#around.staging.take(this.restore.owner, onBuffer)
+  stage(who: CalledLater, onBuffer: (buffer: StagingBuffer) => void): StagingBuffer {
+    return this.#around.staging.take(this.restore.owner, buffer => callLater(who, () => onBuffer(buffer)))
   }
 
   #park(request: Parked): void {
     this.parked.add(request)
-    request.begin()
+    try {
+      request.begin()
+    } catch (error) {
+      request.cancel()
+      throw error
+    }
   }
 
   /** Collects the pieces of a read; false if one is missing. */
@@ -283,8 +289,8 @@ export class LiveImage implements ServedImage, ParkingImage, FaultedImage {
     return from < to ? from + this.#overlay!.zero(from, to - from) : to
   }
 
-  later(callback: () => void): void {
-    this.#around.timers.after(0, callback)
+  later(who: CalledLater, callback: () => void): void {
+    this.after(who, 0, callback)
   }
 
   lose(offset: number, sizeBytes: number): void {

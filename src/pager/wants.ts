@@ -17,6 +17,7 @@ import type { ChunkWaiter, PagerLoop } from '../pager.ts'
 import { systemClock } from '../util/clock.ts'
 import { Gate, type Owner, type Place } from '../util/gate.ts'
 import { backoffMs, isTransient } from '../util/retry.ts'
+import { callLater } from './call-later.ts'
 
 /** How chunks are asked for. Each request is answered once, by `Wants.answer`, and not before `want` returned. */
 export type Requests = Pick<LineClient, 'want' | 'cancel'>
@@ -226,7 +227,7 @@ export class Wants {
       if (deadlineAt > now) this.#watchDeadline(want, deadlineAt)
       else {
         this.#leave(want, waiter)
-        waiter.onChunkFailed(want.chunk, want.code ?? 'TIMEOUT')
+        callLater(waiter, () => waiter.onChunkFailed(want.chunk, want.code ?? 'TIMEOUT'))
       }
     }
   }
@@ -238,7 +239,7 @@ export class Wants {
     this.#end(want)
     for (const waiter of want.waiters.keys()) {
       this.#leave(want, waiter)
-      call(waiter)
+      callLater(waiter, () => call(waiter))
     }
   }
 

@@ -1,7 +1,8 @@
 /** An image in memory whose reads can be made to wait. */
 import assert from 'node:assert/strict'
 import type { ErrorCode } from '../../src/errors.ts'
-import type { Gathered, ReadCallbacks, ServedImage, Stretch, WriteCallbacks } from '../../src/pager.ts'
+import { callLater } from '../../src/pager/call-later.ts'
+import type { CalledLater, Gathered, ReadCallbacks, ServedImage, Stretch, WriteCallbacks } from '../../src/pager.ts'
 
 const PAGE_BYTES = 4096
 
@@ -18,14 +19,14 @@ export interface FakeImage extends ServedImage {
 }
 
 export function fakeImage(name: string, bytes: Buffer, isWritable = false): FakeImage {
-  const waiting = new Map<unknown, (code?: ErrorCode) => void>()
+  const waiting = new Map<unknown, { readonly who: CalledLater; readonly work: (code?: ErrorCode) => void }>()
   const cancelled: unknown[] = []
   const lost: [number, number][] = []
   const stretch: Stretch = { isZero: false, pages: 0 }
   const pageCount = Math.ceil(bytes.length / PAGE_BYTES)
   const isZero = (page: number): boolean => bytes.subarray(page * PAGE_BYTES, (page + 1) * PAGE_BYTES).every(byte => byte === 0)
-  const perform = (who: unknown, work: (code?: ErrorCode) => void): void => {
-    if (image.isHeld) waiting.set(who, work)
+  const perform = (who: CalledLater, work: (code?: ErrorCode) => void): void => {
+    if (image.isHeld) waiting.set(who, { who, work })
     else work()
   }
   const change = (offset: number, sizeBytes: number, callbacks: WriteCallbacks, work: () => void): void => {
@@ -70,7 +71,7 @@ export function fakeImage(name: string, bytes: Buffer, isWritable = false): Fake
     answer(code) {
       const all = [...waiting.values()]
       waiting.clear()
-      for (const work of all) work(code)
+      for (const { who, work } of all) callLater(who, () => work(code))
     },
   }
   return image

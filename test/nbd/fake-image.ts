@@ -1,6 +1,7 @@
 /** An image in plain memory for sessions: pages can be missing until a test says that they have come, or cannot be had. */
 import { PAGE_BYTES } from '../../src/chunk.ts'
 import type { ErrorCode } from '../../src/errors.ts'
+import { callLater } from '../../src/pager/call-later.ts'
 import type { Gathered, ReadCallbacks, ServedImage, Stretch, WriteCallbacks } from '../../src/pager.ts'
 
 interface Waiting {
@@ -70,7 +71,7 @@ export class FakeImage implements ServedImage {
     const ours = this.waiting.filter(item => item.page === page)
     this.waiting = this.waiting.filter(item => item.page !== page)
     if (failure === undefined) this.missing.delete(page)
-    for (const { succeed, fail } of ours) failure === undefined ? succeed() : fail(failure.code)
+    for (const { callbacks, succeed, fail } of ours) callLater(callbacks, () => (failure === undefined ? succeed() : fail(failure.code)))
   }
 
   stretch(page: number): Stretch {

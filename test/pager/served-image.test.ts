@@ -4,14 +4,15 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import { PAGE_BYTES, pageCount } from '../../src/chunk.ts'
 import { LocalEngine } from '../../src/engine/local.ts'
 import type { EngineStore, HeldSnapshot } from '../../src/engine.ts'
-import type { ErrorCode } from '../../src/errors.ts'
+import { type ErrorCode, ThawError } from '../../src/errors.ts'
 import { Overlay } from '../../src/overlay.ts'
 import { ZERO } from '../../src/pagemap.ts'
 import { allocateFigures, readFigures } from '../../src/pager/figures.ts'
 import { mainImages } from '../../src/pager/main-images.ts'
-import type { Gathered, PagedImage, ServedImage } from '../../src/pager.ts'
+import type { Gathered, PagedImage, ReadCallbacks, ServedImage, WriteCallbacks } from '../../src/pager.ts'
 import type { ObjectStore } from '../../src/store.ts'
 import { type MarkedStore, markedPages, markedStore, ROOT } from '../engine/marked-store.ts'
+import { patchedStore } from '../patched-store.ts'
 
 const CHUNKS = 40
 const CHUNK_PAGES = 3
@@ -105,12 +106,15 @@ function read(image: ServedImage, offset: number, sizeBytes: number): Promise<Ou
         resolve(copy)
       },
       onReadFailed: code => resolve(code ?? 'bug'),
+      onBroken: () => resolve('bug'),
     })
   })
 }
 
-function change(begin: (callbacks: { onWritten(): void; onWriteFailed(code: ErrorCode | undefined): void }) => void): Promise<string> {
-  return new Promise(resolve => begin({ onWritten: () => resolve('written'), onWriteFailed: code => resolve(code ?? 'bug') }))
+function change(begin: (callbacks: WriteCallbacks) => void): Promise<string> {
+  return new Promise(resolve =>
+    begin({ onWritten: () => resolve('written'), onWriteFailed: code => resolve(code ?? 'bug'), onBroken: () => resolve('bug') }),
+  )
 }
 
 const write = (image: ServedImage, offset: number, bytes: Uint8Array): Promise<string> =>
@@ -136,7 +140,11 @@ describe('an image that is served', () => {
   it('answers at once what is in memory', async () => {
     await read(opened.image, 0, PAGE_BYTES)
     let answered = false
-    opened.image.read(10, 100, { onBytes: bytes => (answered = bytes.sizeBytes === 100), onReadFailed: () => undefined })
+    opened.image.read(10, 100, {
+      onBytes: bytes => (answered = bytes.sizeBytes === 100),
+      onReadFailed: () => undefined,
+      onBroken: () => undefined,
+    })
     expect(answered).toBe(true)
     expect(readFigures(opened.figures).hits).toBe(1)
   })
@@ -191,7 +199,7 @@ describe('an image that is served', () => {
     expect(order).toEqual(['\x03', 'written'])
     expect(await read(large.image, zeroBytes - PAGE_BYTES, PAGE_BYTES)).toEqual(Buffer.alloc(PAGE_BYTES))
     let told = 0
-    const callbacks = { onWritten: () => told++, onWriteFailed: () => told++ }
+    const callbacks = { onWritten: () => told++, onWriteFailed: () => told++, onBroken: () => told++ }
     large.image.zero(0, zeroBytes, callbacks)
     large.image.cancel(callbacks)
     // As many turns as the other one would have taken.
@@ -199,9 +207,29 @@ describe('an image that is served', () => {
     expect(told).toBe(0)
   })
 
+  it('hands what is thrown after a wait to whoever threw it', async () => {
+    const bug = new Error('a bug')
+    const fail = (): void => {
+      throw bug
+    }
+    const broken = (begin: (callbacks: ReadCallbacks & WriteCallbacks) => void): Promise<unknown> =>
+      new Promise(resolve => begin({ onBytes: fail, onReadFailed: fail, onWritten: fail, onWriteFailed: fail, onBroken: resolve }))
+    const { image } = opened
+    // A chunk, more chunks than stay together, a page that is written to in part, many pages that become zero.
+    expect(await broken(callbacks => image.read(0, 100, callbacks))).toBe(bug)
+    expect(await broken(callbacks => image.read(0, SIZE_BYTES, callbacks))).toBe(bug)
+    expect(await broken(callbacks => image.write(10, Buffer.alloc(10), callbacks))).toBe(bug)
+    await using large = await open(stored.objects, { zeroBytes: 2 ** 30 })
+    expect(await broken(callbacks => large.image.zero(0, 2 ** 30, callbacks))).toBe(bug)
+    await using failing = await open(patchedStore(stored.objects, { get: () => Promise.reject(new ThawError('NOT_FOUND', 'gone')) }))
+    expect(await broken(callbacks => failing.image.read(0, 100, callbacks))).toBe(bug)
+    expect(await read(image, 0, SIZE_BYTES)).toHaveLength(SIZE_BYTES)
+  })
+
   it('says nothing any more to who cancelled', async () => {
     let told = 0
-    const callbacks = { onBytes: () => told++, onReadFailed: () => told++, onWritten: () => told++, onWriteFailed: () => told++ }
+    const tell = (): void => void told++
+    const callbacks = { onBytes: tell, onReadFailed: tell, onWritten: tell, onWriteFailed: tell, onBroken: tell }
     opened.image.read(0, SIZE_BYTES, callbacks)
     opened.image.write(10, Buffer.alloc(10), callbacks)
     opened.image.cancel(callbacks)
@@ -284,7 +312,7 @@ function failing(objects: ObjectStore, next: () => 'serve' | 'fail' | 'hang'): O
       return async (...args: readonly unknown[]) => {
         const what = next()
         if (what === 'hang') return await new Promise(() => undefined)
-        if (what === 'fail') throw new (await import('../../src/errors.ts')).ThawError('UNAVAILABLE', 'down')
+        if (what === 'fail') throw new ThawError('UNAVAILABLE', 'down')
         return await member.apply(target, args)
       }
     },

@@ -53,6 +53,7 @@ function read(image: LiveImage, page: number, pages: number): (string | number)[
       told.push(...Array.from({ length: pages }, (_, at) => target[at * PAGE_BYTES]!))
     },
     onReadFailed: (code: ErrorCode | undefined) => told.push(code ?? 'a bug'),
+    onBroken: () => told.push('broken'),
   })
   return told
 }

@@ -29,6 +29,7 @@ class HeldRequests implements Requests {
 
 class Waiter implements ChunkWaiter {
   readonly told: (number | ErrorCode | undefined)[] = []
+  readonly broken: unknown[] = []
   onTold = (): void => undefined
 
   onChunk(chunk: number, slot: number): void {
@@ -40,6 +41,10 @@ class Waiter implements ChunkWaiter {
   onChunkFailed(_chunk: number, code: ErrorCode | undefined): void {
     this.told.push(code)
     this.onTold()
+  }
+
+  onBroken(error: unknown): void {
+    this.broken.push(error)
   }
 }
 
@@ -78,11 +83,29 @@ describe('a chunk', () => {
     expect(requests.asked).toHaveLength(2)
   })
 
-  it.each([
+  const outcomes = [
     ['came', () => answer(0), 5],
     ['cannot be had', () => fail(0, 'CORRUPT'), 'CORRUPT'],
     ['is too late', () => vi.advanceTimersByTime(1000), 'TIMEOUT'],
-  ] as const)('that %s is told to nobody who was forgotten while others were told', (_what, happen, expected) => {
+  ] as const
+
+  it.each(outcomes)(
+    'that %s is told to the others too when one of them throws, and that one hears what it threw',
+    (_what, happen, told) => {
+      const bug = new Error('a bug')
+      waiter.onTold = () => {
+        throw bug
+      }
+      wants.want(A, 5, waiter, within(1000))
+      wants.want(A, 5, other, within(1000))
+      happen()
+      expect([waiter.told, other.told]).toEqual([[told], [told]])
+      expect([waiter.broken, other.broken]).toEqual([[bug], []])
+      if (told === 5) expect(unpinned).toEqual([SLOT])
+    },
+  )
+
+  it.each(outcomes)('that %s is told to nobody who was forgotten while others were told', (_what, happen, expected) => {
     const waiters = Array.from({ length: 4 }, () => new Waiter())
     const [first, second, , fourth] = waiters as [Waiter, Waiter, Waiter, Waiter]
     first.onTold = () => {

@@ -68,7 +68,10 @@ function pagesOf(image: Buffer): ServedFaults {
 
 async function accept(listener: number): Promise<{ readonly address: number; readonly userfaultfd: number }> {
   let socket = -1
-  await until(async () => (socket = native.accept(listener, 0)) >= 0)
+  await until(async () => {
+    socket = native.accept(listener, 0)
+    return socket >= 0
+  })
   undo.push(() => native.close(socket))
   const message = new DescriptorMessages(native, socket, { bytesMax: 65_536 }).receive()
   assert(typeof message === 'object')
@@ -118,7 +121,10 @@ afterEach(async () => {
 /** Where the next fault is. */
 async function nextFault(): Promise<number> {
   let count = 0
-  await until(async () => (count = uffd.read()) !== -ERRNO.EAGAIN)
+  await until(async () => {
+    count = uffd.read()
+    return count !== -ERRNO.EAGAIN
+  })
   expect(count).toBe(1)
   return uffd.faultOf(0)
 }

@@ -61,40 +61,24 @@ export class Request implements ReadCallbacks, WriteCallbacks, Unique {
   }
 
   onBytes(bytes: Gathered): void {
-    const hasWaited = this.isWaiting
-    try {
-      this.#requests.answers.sendGathered(this, bytes)
-      this.#requests.end(this)
-    } catch (error) {
-      this.#requests.broken(hasWaited, error)
-    }
+    this.#requests.answers.sendGathered(this, bytes)
+    this.#requests.end(this)
   }
 
   onReadFailed(code: ErrorCode | undefined): void {
-    const hasWaited = this.isWaiting
-    try {
-      this.#requests.fail(this, code)
-    } catch (error) {
-      this.#requests.broken(hasWaited, error)
-    }
+    this.#requests.fail(this, code)
   }
 
   onWritten(): void {
-    const hasWaited = this.isWaiting
-    try {
-      this.#requests.done(this)
-    } catch (error) {
-      this.#requests.broken(hasWaited, error)
-    }
+    this.#requests.done(this)
   }
 
   onWriteFailed(code: ErrorCode | undefined): void {
-    const hasWaited = this.isWaiting
-    try {
-      this.#requests.failWrite(this, code)
-    } catch (error) {
-      this.#requests.broken(hasWaited, error)
-    }
+    this.#requests.failWrite(this, code)
+  }
+
+  onBroken(error: unknown): void {
+    this.#requests.onBroken(error)
   }
 }
 
@@ -135,9 +119,7 @@ export class Requests {
     this.#waiting.set(request.key, request)
   }
 
-  /** What is thrown while a request is handled ends its mount. Thrown at whoever calls back later it would end the pager. */
-  broken(hasWaited: boolean, error: unknown): void {
-    if (!hasWaited) throw error
+  onBroken(error: unknown): void {
     this.#owner.onBroken(error)
   }
 

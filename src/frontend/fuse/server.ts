@@ -57,6 +57,7 @@ class FuseServer implements FrontEnd, Watched {
   }
 
   onBroken(error: unknown): void {
+    if (this.#isOver) return
     this.#session.endBroken()
     this.#end({ kind: 'broken', reason: error instanceof Error ? (error.stack ?? error.message) : String(error) })
   }

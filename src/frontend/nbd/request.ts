@@ -8,6 +8,7 @@ export interface RequestOwner {
   onBytes(request: Request, bytes: Gathered): void
   onWritten(request: Request): void
   onFailed(request: Request, code: ErrorCode | undefined): void
+  onBroken(error: unknown): void
 }
 
 export class Request implements ReadCallbacks, WriteCallbacks {
@@ -75,5 +76,9 @@ export class Request implements ReadCallbacks, WriteCallbacks {
 
   onWriteFailed(code: ErrorCode | undefined): void {
     this.#owner.onFailed(this, code)
+  }
+
+  onBroken(error: unknown): void {
+    this.#owner.onBroken(error)
   }
 }

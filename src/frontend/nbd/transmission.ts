@@ -328,6 +328,10 @@ export class Transmission implements RequestOwner {
     else this.#outsideTurn(() => this.#fail(request, code), request)
   }
 
+  onBroken(error: unknown): void {
+    this.#turns.onBroken(error)
+  }
+
   #goOnWithWrite(request: Request): void {
     request.isWaiting = false
     if (request === this.#payload) this.#goOnWithPayload(request, request.stepBytes)
@@ -346,15 +350,11 @@ export class Transmission implements RequestOwner {
 
   /** Called back later: there is nobody up the stack who goes on. */
   #outsideTurn(work: () => void, request: Request): void {
-    try {
-      this.#budget = TURN_BYTES
-      work()
-      const isParked = this.#parked.includes(request)
-      if (request.isActive && !request.isWaiting && !request.isSettled && !isParked && request !== this.#payload) this.#work(request)
-      this.#turns.onProgress()
-    } catch (error) {
-      this.#turns.onBroken(error)
-    }
+    this.#budget = TURN_BYTES
+    work()
+    const isParked = this.#parked.includes(request)
+    if (request.isActive && !request.isWaiting && !request.isSettled && !isParked && request !== this.#payload) this.#work(request)
+    this.#turns.onProgress()
   }
 
   #finish(request: Request, error: number): void {

@@ -16,6 +16,7 @@ import { ABSENT } from '../../arena.ts'
 import { PAGE_BYTES } from '../../chunk.ts'
 import type { ErrorCode, Tier } from '../../errors.ts'
 import { ZERO } from '../../pagemap.ts'
+import { callLater } from '../../pager/call-later.ts'
 import type { ChunkWaiter, PagerLoop, ServedFaults, ServedImage } from '../../pager.ts'
 import { ERRNO, type Native } from '../../util/native.ts'
 import { HugePages, NO_ROOM, UNDER_WAY } from './huge-pages.ts'
@@ -89,8 +90,9 @@ export class Faults implements ChunkWaiter {
     this.#loop = options.loop
     this.#neighbours = options.neighbours
     this.#huge = new HugePages(options.native, options.image, options.pages, {
-      onReady: address => this.#guard(() => this.#serveReady(address)),
-      onFailed: (address, code) => this.#guard(() => this.#unreadable(address, code)),
+      onReady: address => this.#serveReady(address),
+      onFailed: (address, code) => this.#unreadable(address, code),
+      onBroken: error => this.onBroken(error),
     })
   }
 
@@ -270,21 +272,21 @@ export class Faults implements ChunkWaiter {
   }
 
   onChunk(chunk: number, slot: number, tier: Tier): void {
-    this.#guard(() => {
-      this.#pages.countChunk(tier)
-      this.beginTurn()
-      const waiting = this.#waiting
-      for (let place = waiting.take(chunk, waiting.count); place >= 0; place = waiting.take(chunk, place))
-        this.#serveFrom(this.#waiting.taken, chunk, slot)
-    })
+    this.#pages.countChunk(tier)
+    this.beginTurn()
+    const waiting = this.#waiting
+    for (let place = waiting.take(chunk, waiting.count); place >= 0; place = waiting.take(chunk, place))
+      this.#serveFrom(this.#waiting.taken, chunk, slot)
   }
 
   onChunkFailed(chunk: number, code: ErrorCode | undefined): void {
-    this.#guard(() => {
-      if (this.#waiting.take(chunk, this.#waiting.count) < 0) return
-      this.#pages.countFailure()
-      this.#unreadable(this.#waiting.taken, code)
-    })
+    if (this.#waiting.take(chunk, this.#waiting.count) < 0) return
+    this.#pages.countFailure()
+    this.#unreadable(this.#waiting.taken, code)
+  }
+
+  onBroken(error: unknown): void {
+    this.#options.onBroken(error)
   }
 
   /** Never zeros in its place: whoever touches the page from now on gets SIGBUS, and then the VMM is killed. */
@@ -306,7 +308,7 @@ export class Faults implements ChunkWaiter {
     const pauseMs = Math.min(pauses, PAUSE_MS_MAX)
     this.#stopRetry = this.#loop.after(pauseMs, () => {
       this.#stopRetry = undefined
-      this.#guard(() => this.#retry())
+      callLater(this, () => this.#retry())
     })
   }
 
@@ -321,14 +323,6 @@ export class Faults implements ChunkWaiter {
     if (this.#isOver) return
     this.close()
     this.#options.onFailure(failure)
-  }
-
-  #guard(work: () => void): void {
-    try {
-      work()
-    } catch (error) {
-      this.#options.onBroken(error)
-    }
   }
 
   /** Nothing is installed any more. Idempotent. */

@@ -7,7 +7,14 @@
 import { PAGE_BYTES } from '../../chunk.ts'
 import type { ErrorCode } from '../../errors.ts'
 import { ZERO } from '../../pagemap.ts'
-import { type Gathered, type ReadCallbacks, type ServedFaults, type ServedImage, TRANSFER_BYTES_MAX } from '../../pager.ts'
+import {
+  type CalledLater,
+  type Gathered,
+  type ReadCallbacks,
+  type ServedFaults,
+  type ServedImage,
+  TRANSFER_BYTES_MAX,
+} from '../../pager.ts'
 import type { Native } from '../../util/native.ts'
 import { HUGE_PAGE_BYTES } from './handshake.ts'
 import type { Region } from './regions.ts'
@@ -16,7 +23,7 @@ import type { Region } from './regions.ts'
 const BUFFERS_MAX = 4
 const PARTS = HUGE_PAGE_BYTES / TRANSFER_BYTES_MAX
 
-export interface HugePagesCallbacks {
+export interface HugePagesCallbacks extends CalledLater {
   /** A page that `find` did not have is there. Not called before `find` returned. */
   onReady(address: number): void
   onFailed(address: number, code: ErrorCode | undefined): void
@@ -102,7 +109,11 @@ class HugeBuffer {
     this.#callbacks = callbacks
     this.#parts = Array.from({ length: PARTS }, (_, index) => {
       const target = bytes.subarray(index * TRANSFER_BYTES_MAX, (index + 1) * TRANSFER_BYTES_MAX)
-      return new Part(target, { onBytes: () => this.#onPart(), onFailed: code => this.#callbacks.onFailed(this.page!, code) })
+      return new Part(target, {
+        onBytes: () => this.#onPart(),
+        onFailed: code => this.#callbacks.onFailed(this.page!, code),
+        onBroken: error => this.#callbacks.onBroken(error),
+      })
     })
   }
 
@@ -129,11 +140,16 @@ class HugeBuffer {
   }
 }
 
+interface PartCallbacks extends CalledLater {
+  onBytes(): void
+  onFailed(code: ErrorCode | undefined): void
+}
+
 class Part implements ReadCallbacks {
   readonly #target: Buffer
-  readonly #callbacks: { onBytes(): void; onFailed(code: ErrorCode | undefined): void }
+  readonly #callbacks: PartCallbacks
 
-  constructor(target: Buffer, callbacks: { onBytes(): void; onFailed(code: ErrorCode | undefined): void }) {
+  constructor(target: Buffer, callbacks: PartCallbacks) {
     this.#target = target
     this.#callbacks = callbacks
   }
@@ -145,5 +161,9 @@ class Part implements ReadCallbacks {
 
   onReadFailed(code: ErrorCode | undefined): void {
     this.#callbacks.onFailed(code)
+  }
+
+  onBroken(error: unknown): void {
+    this.#callbacks.onBroken(error)
   }
 }

@@ -55,9 +55,13 @@ class UffdServer implements FrontEnd, Watched {
     return accepted > 0
   }
 
+  /** A VMM that is served ends, and with it all there is to serve. */
   onBroken(error: unknown): void {
-    this.close()
-    this.#emit({ kind: 'broken', reason: error instanceof Error ? String(error.stack) : String(error) })
+    if (this.#vmm !== undefined) this.#vmm.onBroken(error)
+    else {
+      this.close()
+      this.#emit({ kind: 'broken', reason: error instanceof Error ? String(error.stack) : String(error) })
+    }
   }
 
   /** @returns whether somebody was there */
