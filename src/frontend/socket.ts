@@ -21,6 +21,7 @@ import {
 import { createConnection } from 'node:net'
 import { basename, dirname, join } from 'node:path'
 import { fromErrno, ThawError } from '../errors.ts'
+import { refuseDescriptors } from '../util/descriptor-message.ts'
 import type { Native } from '../util/native.ts'
 import { systemError } from '../util/system-error.ts'
 
@@ -37,6 +38,11 @@ export interface SocketAccess {
   readonly gid?: number | undefined
   /** Permission bits; default 0600. */
   readonly mode?: number | undefined
+}
+
+export interface SocketOptions extends SocketAccess {
+  /** Clients hand over descriptors; default: they cannot. */
+  readonly takesDescriptors?: boolean
 }
 
 export interface ListeningSocket {
@@ -56,10 +62,10 @@ const ADDRESS_BYTES = 110
 const SOCKET_NAME = 's'
 
 /** @throws CONFLICT if somebody listens at the path, or something else is there; NOT_FOUND, DENIED, NO_SPACE, UNAVAILABLE */
-export async function listenAt(native: Native, path: string, access: SocketAccess): Promise<ListeningSocket> {
+export async function listenAt(native: Native, path: string, options: SocketOptions): Promise<ListeningSocket> {
   try {
     await checkFree(path)
-    return bindAt(native, path, access)
+    return bindAt(native, path, options)
   } catch (error) {
     throw fromErrno(error, 'cannot listen at', path)
   }
@@ -100,7 +106,7 @@ function isListenedAt(path: string): Promise<boolean> {
   })
 }
 
-function bindAt(native: Native, path: string, { uid, gid, mode = 0o600 }: SocketAccess): ListeningSocket {
+function bindAt(native: Native, path: string, { uid, gid, mode = 0o600, takesDescriptors = false }: SocketOptions): ListeningSocket {
   const folder = mkdtempSync(join(dirname(path), '.thaw-'))
   let folderFd = -1
   let fd = -1
@@ -112,6 +118,7 @@ function bindAt(native: Native, path: string, { uid, gid, mode = 0o600 }: Socket
     if (native.bind(fd, addressOf(here), ADDRESS_BYTES) < 0) throw systemError(native, 'bind')
     chmodSync(here, mode)
     if (uid !== undefined || gid !== undefined) chownSync(here, uid ?? process.getuid!(), gid ?? process.getgid!())
+    if (!takesDescriptors) refuseDescriptors(native, fd)
     if (native.listen(fd, BACKLOG) < 0) throw systemError(native, 'listen')
     const { dev, ino } = lstatSync(here)
     renameSync(here, path)

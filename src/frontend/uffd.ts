@@ -124,7 +124,7 @@ export class UffdPager implements AsyncDisposable {
     const zeroRuns = largestZeroRuns(this.#restore.image(image).share())
     const guard = await life.guard()
     life.own(() => this.#letGoOfVmm())
-    const { fd, file } = await listenAt(this.#native, this.socket, this.#options)
+    const { fd, file } = await listenAt(this.#native, this.socket, { ...this.#options, takesDescriptors: true })
     life.own(() => removeSocketFile(file))
     const listener = life.ownDescriptor(fd)
     const { neighbours = NEIGHBOURS_DEFAULT, handshakeTimeoutMs = HANDSHAKE_TIMEOUT_MS } = this.#options

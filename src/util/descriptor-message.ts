@@ -5,6 +5,10 @@
  * One object holds the structures of one message, used again for the next: not for two threads at once.
  * Descriptors that are received are close-on-exec and the caller's. The kernel closes those for which
  * there is no room, and the message says that there were some.
+ *
+ * Who sends a descriptor may mean ill. A socket that lingers makes the thread wait that closes it last,
+ * for as long as its sender likes. So those that are received are told not to, and a socket is not closed
+ * with messages unread: the kernel would close their descriptors on this thread.
  */
 import { ERRNO, type Native } from './native.ts'
 
@@ -26,6 +30,13 @@ const FD_BYTES = 4
 const ALIGNMENT = 8
 const SOL_SOCKET = 1
 const SCM_RIGHTS = 1
+const SO_LINGER = 13
+/** An int, or struct linger (<sys/socket.h>). */
+const OFF: Buffer = Buffer.alloc(8)
+/** Linux 6.16. */
+const SO_PASSRIGHTS = 83
+const INT_BYTES = 4
+const SHUT_RDWR = 2
 
 const MSG_CTRUNC = 0x8
 const MSG_DONTWAIT = 0x40
@@ -106,10 +117,23 @@ export class DescriptorMessages {
       if (length < HEADER_BYTES) break
       const isRights = control.readInt32LE(at + LEVEL) === SOL_SOCKET && control.readInt32LE(at + TYPE) === SCM_RIGHTS
       const until = isRights ? Math.min(at + length, end) : 0
-      for (let fd = at + HEADER_BYTES; fd + FD_BYTES <= until; fd += FD_BYTES) fds.push(control.readInt32LE(fd))
+      for (let fd = at + HEADER_BYTES; fd + FD_BYTES <= until; fd += FD_BYTES) fds.push(this.#tamed(control.readInt32LE(fd)))
       at += Math.ceil(length / ALIGNMENT) * ALIGNMENT
     }
     return fds
+  }
+
+  /** What is no socket does not mind. */
+  #tamed(fd: number): number {
+    this.#native.setsockopt(fd, SOL_SOCKET, SO_LINGER, OFF, OFF.length)
+    return fd
+  }
+
+  /** Before the socket is closed: ends the connection, and closes what came and was not received. */
+  end(): void {
+    this.#native.shutdown(this.#socket, SHUT_RDWR)
+    for (let message = this.tryReceive(); typeof message === 'object' && message.bytes.length > 0; message = this.tryReceive())
+      for (const fd of message.fds) this.#native.close(fd)
   }
 
   #prepare(sizeBytes: number, controlBytes: number): void {
@@ -128,6 +152,11 @@ export class DescriptorMessages {
       if (result >= 0 || this.#native.errno() !== ERRNO.EINTR) return result
     }
   }
+}
+
+/** Has the kernel refuse descriptors at a socket, and at those that will be accepted at it. Before Linux 6.16 it cannot. */
+export function refuseDescriptors(native: Native, socket: number): void {
+  native.setsockopt(socket, SOL_SOCKET, SO_PASSRIGHTS, OFF, INT_BYTES)
 }
 
 /** On memory of its own, which does not move: its address lies in structures. */

@@ -48,6 +48,7 @@ export interface Native {
   /** `size` is an i32, in and out. */
   getsockopt(fd: number, level: number, option: number, value: Uint8Array, size: Uint8Array): number
   setsockopt(fd: number, level: number, option: number, value: Uint8Array, sizeBytes: number): number
+  shutdown(fd: number, how: number): number
   getsockname(fd: number, address: Uint8Array, size: Uint8Array): number
 
   eventfd(count: number, flags: number): number
@@ -214,6 +215,7 @@ async function bind(): Promise<Native> {
     recvmsg: f('int64_t recvmsg(int fd, void *message, int flags)'),
     getsockopt: f('int getsockopt(int fd, int level, int option, void *value, void *size)'),
     setsockopt: f('int setsockopt(int fd, int level, int option, void *value, unsigned int size)'),
+    shutdown: f('int shutdown(int fd, int how)'),
     getsockname: f('int getsockname(int fd, void *address, void *size)'),
     eventfd: f('int eventfd(unsigned int count, int flags)'),
     epollCreate: f('int epoll_create1(int flags)'),

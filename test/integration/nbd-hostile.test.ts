@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { readFile } from 'node:fs/promises'
 import { createConnection, type Socket } from 'node:net'
+import { release } from 'node:os'
 import { join } from 'node:path'
 import type { Worker } from 'node:worker_threads'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
@@ -10,6 +11,7 @@ import { COMMAND, OPTION } from '../../src/frontend/nbd/protocol.ts'
 import type { NbdServer } from '../../src/frontend/nbd.ts'
 import type { Restore } from '../../src/index.ts'
 import { CLIENT_FLAGS, go, option, request, u32 } from '../nbd/client.ts'
+import { sendLingering } from '../servers/lingering.ts'
 import { runWell, type ServedDisk, serveDisk, servedDisk } from './nbd-served.ts'
 
 const GREETING_BYTES = 18
@@ -36,6 +38,11 @@ function client(parts: readonly Buffer[], place = path): Socket {
   socket.on('error', () => undefined)
   for (const part of parts) socket.write(part)
   return socket
+}
+
+function kernelIsFrom(major: number, minor: number): boolean {
+  const [ours = 0, oursMinor = 0] = release().split('.').map(Number)
+  return ours > major || (ours === major && oursMinor >= minor)
 }
 
 /** It is cut off, whether that is an error to it or not. */
@@ -94,6 +101,12 @@ describe('a client', () => {
     served.write(request(COMMAND.read, { length: 16 }))
     expect(((await once(served, 'data')) as [Buffer])[0].length).toBeGreaterThan(0)
     served.destroy()
+  })
+
+  // Before Linux 6.16 a server cannot refuse what it is sent.
+  it.skipIf(!kernelIsFrom(6, 16))('that sends sockets whose end takes long holds up nobody', async () => {
+    await using _ = await sendLingering(path, [CLIENT_FLAGS, GO.subarray(4)])
+    await expectService()
   })
 
   it('that does not read its replies holds up nobody', async () => {

@@ -4,6 +4,7 @@ import { existsSync } from 'node:fs'
 import { readdir } from 'node:fs/promises'
 import { createConnection, type Socket } from 'node:net'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { sendLingering } from '../servers/lingering.ts'
 import { until } from '../servers/redis.ts'
 import { randomImage } from '../small-store.ts'
 import { MemoryStore, type OpenMemory, type Served } from '../uffd/serving.ts'
@@ -149,6 +150,24 @@ describe('descriptors', () => {
     const before = await descriptors()
     for (let i = 0; i < 5; i++) await once({ descriptors: 200 })
     expect(await descriptors()).toBeLessThanOrEqual(before)
+  })
+})
+
+describe('a client that sends sockets whose end takes long', () => {
+  it.each([
+    ['and is turned away', ['garbage', 'more']],
+    ['and hangs up', ['[', ' ', ' ']],
+  ])('%s holds up nobody', async (_what, messages) => {
+    await using other = await open.serve()
+    await using neighbour = await open.vmm(other)
+    await using served = await open.serve({ handshakeTimeoutMs: HANDSHAKE_TIMEOUT_MS })
+    await using _ = await sendLingering(
+      served.pager.socket,
+      messages.map(text => Buffer.from(text)),
+    )
+    await until(async () => served.events.length > 0)
+    expect(served.events[0]).toMatchObject({ kind: 'refused' })
+    expect(await neighbour.verifyAll()).toEqual({ pages: IMAGE_PAGES, wrong: 0 })
   })
 })
 

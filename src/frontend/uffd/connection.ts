@@ -113,7 +113,7 @@ export class Connection implements Watched {
     const { context, peer, socket, onTaken } = this.#options
     this.#end()
     context.loop.unwatch(socket)
-    onTaken({ peer, socket, userfaultfd: this.#descriptor, layouts })
+    onTaken({ peer, socket, messages: this.#messages, userfaultfd: this.#descriptor, layouts })
   }
 
   /** A VMM that could not be killed could come to hang. */
@@ -131,6 +131,7 @@ export class Connection implements Watched {
     context.loop.unwatch(socket)
     const killed = this.#lostDescriptors || (this.#descriptor >= 0 && mayBeUserfaultfd(this.#descriptor))
     if (killed) this.#tryKill()
+    this.#messages.end()
     for (const fd of [this.#descriptor, socket, peer.pidfd]) if (fd >= 0) context.descriptors.close(fd)
     onRefused(reason, killed)
   }

@@ -137,9 +137,10 @@ class UffdServer implements FrontEnd, Watched {
   }
 
   /** It has handed its userfaultfd over, and would wait for ever. */
-  #drop({ peer, socket, userfaultfd }: TakenVmm): void {
+  #drop({ peer, socket, messages, userfaultfd }: TakenVmm): void {
     const { native, loop, descriptors } = this.#context
     killProcess(native, peer.pidfd)
+    messages.end()
     for (const fd of [userfaultfd, socket, peer.pidfd]) {
       loop.unwatch(fd)
       descriptors.close(fd)

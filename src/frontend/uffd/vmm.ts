@@ -9,6 +9,7 @@
  */
 import { isThawError } from '../../errors.ts'
 import type { FaultContext, ServedImage, Watched } from '../../pager.ts'
+import type { DescriptorMessages } from '../../util/descriptor-message.ts'
 import { ERRNO } from '../../util/native.ts'
 import { hasEnded, killProcess, type PeerProcess } from '../../util/pidfd.ts'
 import { type FaultFailure, Faults } from './faults.ts'
@@ -24,6 +25,8 @@ const UNREGISTER_AT_ONCE = 32
 export interface TakenVmm {
   readonly peer: PeerProcess
   readonly socket: number
+  /** Of that socket. */
+  readonly messages: DescriptorMessages
   readonly userfaultfd: number
   readonly layouts: readonly RegionLayout[]
 }
@@ -149,7 +152,8 @@ export class Vmm implements Watched {
     if (this.#state === 'served') this.#stop()
     this.#state = 'gone'
     this.#context.loop.unwatch(this.#taken.peer.pidfd)
-    const { userfaultfd, socket, peer } = this.#taken
+    const { userfaultfd, socket, messages, peer } = this.#taken
+    messages.end()
     for (const fd of [userfaultfd, socket, peer.pidfd]) this.#context.descriptors.close(fd)
   }
 
