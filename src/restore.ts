@@ -183,7 +183,7 @@ export class Restore implements AsyncDisposable {
 
   /**
    * Ends commits that are under way and the front ends, side by side, and then the overlay. A VMM whose memory is served does not survive it. What cannot be ended within 45 s is
-   * left, with a warning: its clients get errors. Idempotent.
+   * left, with a warning: its clients get errors, and what a thread that hangs may still use is kept. Idempotent.
    * @throws NO_SPACE, DENIED, UNAVAILABLE if the overlay was to be kept and could not be
    */
   close(): Promise<void> {
@@ -194,9 +194,14 @@ export class Restore implements AsyncDisposable {
   async #close(): Promise<void> {
     this.serving.refuse()
     this.#closing.abort(this.serving.closedError())
+    // Commits read the overlay.
+    const [isUnused] = await Promise.all([this.serving.close(), this.#commits.ended()])
+    if (isUnused) await this.#release()
+    else void this.serving.unused.then(() => this.#release()).catch(error => process.emitWarning(`restore ${this.id}: ${String(error)}`))
+  }
+
+  async #release(): Promise<void> {
     try {
-      // Commits read the overlay.
-      await Promise.all([this.serving.close(), this.#commits.ended()])
       await this.serving.closeOverlay()
     } finally {
       this.#source.onClose(this)

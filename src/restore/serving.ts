@@ -83,6 +83,7 @@ export class Serving {
   #opening: Promise<Overlay> | undefined
   #paged: Promise<PagedRestore> | undefined
   #isClosed = false
+  #unused: Promise<unknown> = Promise.resolve()
 
   constructor(options: ServingOptions) {
     this.#options = options
@@ -219,22 +220,32 @@ export class Serving {
   }
 
   /**
-   * Ends all front ends, side by side. Those that are not through after CLOSE_MS are left to themselves, with a warning: their pager serves them no longer, so that their clients
-   * get errors, but a mount may stay.
+   * Ends all front ends, side by side, and then the restore on its pager. What is not through after
+   * CLOSE_MS is left to itself, with a warning: a mount may stay, and a pager that hangs in the kernel
+   * may come back and go on with what it was doing.
+   * @returns whether nobody uses the overlay and the chunk numbers any more; else they are kept until
+   * `unused` settles
    */
-  async close(): Promise<void> {
+  async close(): Promise<boolean> {
+    const { id } = this.#options
     const ended = Promise.all([...this.frontEnds].map(frontEnd => frontEnd.close()))
     if (!(await settledWithin(CLOSE_MS, ended))) {
       const left = [...this.frontEnds].map(({ path }) => path).join(', ')
-      process.emitWarning(`restore ${this.#options.id} is closed, but ${left} could not be ended within ${CLOSE_MS} ms`)
+      process.emitWarning(`restore ${id} is closed, but ${left} could not be ended within ${CLOSE_MS} ms`)
     }
     const paged = this.#paged?.then(
       restore => restore.end(),
       () => undefined,
     )
-    if (paged !== undefined && !(await settledWithin(CLOSE_MS, paged))) {
-      process.emitWarning(`restore ${this.#options.id} is closed, but its pager does not answer`)
-    }
+    this.#unused = Promise.all([ended, paged])
+    if (await settledWithin(CLOSE_MS, this.#unused)) return true
+    process.emitWarning(`restore ${id} is closed, but its pager does not answer`)
+    return false
+  }
+
+  /** After `close`. Does not reject. */
+  get unused(): Promise<unknown> {
+    return this.#unused
   }
 
   /** After `close`: ends the overlay. @throws NO_SPACE, DENIED, UNAVAILABLE if it was to be kept and could not be */

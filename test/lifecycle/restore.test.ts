@@ -4,9 +4,12 @@ import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, expect, it, vi } from 'vitest'
 import { type Cache, createCache, openStore, type Snapshot, type SnapshotStore, serveNbd } from '../../src/index.ts'
 import { PagerHandle } from '../../src/pager/handle.ts'
+import * as patient from '../../src/util/settled-within.ts'
 import { codeOfAsync } from '../code-of.ts'
 import { runWell } from '../integration/nbd-served.ts'
 import { pieces, randomImage, type SmallStore, smallStore } from '../small-store.ts'
+
+vi.mock('../../src/util/settled-within.ts', { spy: true })
 
 const image = randomImage(20)
 let small: SmallStore
@@ -89,4 +92,25 @@ it('a request about a restore that a pager does not know is refused, and ends no
   expect(await codeOfAsync(() => paged.start({ kind: 'nbd' }, { onEvent: () => undefined, onDied: () => undefined }))).toBe('CLOSED')
   expect(pager.isAlive).toBe(true)
   await pager.close()
+})
+
+it('what a pager may still use is kept until it has answered, however long it hangs', async () => {
+  const answered = Promise.withResolvers<void>()
+  const { endRestore } = PagerHandle.prototype
+  vi.spyOn(PagerHandle.prototype, 'endRestore').mockImplementation(async function (this: PagerHandle, restore) {
+    await answered.promise
+    await endRestore.call(this, restore)
+  })
+  const warn = vi.spyOn(process, 'emitWarning').mockImplementation(() => undefined)
+  const restore = await snapshot.restore()
+  await serveNbd(restore, 'rootfs', { socket: socket(), writable: true })
+  const { folder } = restore.serving.overlay!
+  const patience = vi.spyOn(patient, 'settledWithin')
+  // The front end has ended, its pager gives no answer.
+  patience.mockImplementationOnce(async (_ms, work) => await work.then(() => true)).mockResolvedValueOnce(false)
+  await restore.close()
+  expect(warn).toHaveBeenCalledOnce()
+  expect(existsSync(folder)).toBe(true)
+  answered.resolve()
+  await vi.waitUntil(() => !existsSync(folder), { timeout: 30_000 })
 })
