@@ -68,7 +68,7 @@ describe('the slots of an arena', () => {
   })
 
   it('say where a chunk lies that came twice, whether somebody waits for it or not', async () => {
-    const { arena, slots, bring } = bench(3)
+    const { arena, slots, bring } = bench(4)
     const first = await bring(10)
     const [second, third] = [await slots.acquire({}), await slots.acquire({})]
     expect([second.publish(10, 0), third.publish(10, 2)]).toEqual([first, first])
