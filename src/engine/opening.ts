@@ -1,13 +1,12 @@
 /**
  * Opening sealed chunks into the arena: 0.3 to 1.5 ms of a thread each.
  *
- * A demand that finds nothing else waiting is opened on the engine's thread, at once: no other thread
- * could be woken and be faster. That thread opens nothing but demands, and goes back to its event
- * loop after each. All else passes a gate to the threads beside it, which start when first needed,
- * and a demand that waits there is taken back by the engine's thread when that is free first.
+ * The engine's thread opens one demand a turn of its event loop, so one that comes alone is opened at
+ * once: no other thread could be woken and be faster. All else goes to threads beside it, which start
+ * when first needed. Both are places of one gate, so who waits for either is served in its order.
  *
- * In virtual time, and on a machine with one processor, there are no other threads: what passes the
- * gate is opened here too, one a turn of the event loop.
+ * In virtual time, and on a machine with one processor, there are no other threads: all is opened
+ * here, one a turn of the event loop.
  */
 import { availableParallelism } from 'node:os'
 import { Arena } from '../arena.ts'
@@ -29,16 +28,12 @@ interface Job {
   /** Of the arena. */
   readonly slot: number
   readonly done: PromiseWithResolvers<void>
-  place: Place | undefined
-  isTaken: boolean
 }
 
 export class Opening {
   readonly #arena: Arena
   readonly #threads: readonly OpeningThread[]
   readonly #gate: Gate
-  /** Demands at the gate, the oldest first; some are taken already. */
-  #demands: Job[] = []
   /** The engine's thread has opened one in this turn of its event loop. */
   #hadTurn = false
   #isClosed = false
@@ -46,7 +41,7 @@ export class Opening {
   constructor(memory: OpeningMemory, clock: Clock, threads: number = clock === systemClock ? threadCount() : 0) {
     this.#arena = new Arena(memory.arena)
     this.#threads = Array.from({ length: threads }, () => new OpeningThread(memory))
-    this.#gate = new Gate({ countMax: Math.max(1, threads * CHUNKS_PER_THREAD) })
+    this.#gate = new Gate({ countMax: 1 + threads * CHUNKS_PER_THREAD })
   }
 
   /**
@@ -54,26 +49,35 @@ export class Opening {
    * @throws CORRUPT, BAD_FORMAT; UNAVAILABLE if a thread ended meanwhile
    */
   async open(sealed: SealedBytes, chunk: ChunkRef, slot: number, request: GateRequest): Promise<void> {
-    const isDemand = (request.urgency?.priority ?? 'demand') === 'demand'
-    const job: Job = { sealed, chunk, slot, done: Promise.withResolvers(), place: undefined, isTaken: false }
-    if (isDemand && !this.#hadTurn) {
-      this.#endTurn()
-      this.#openHere(job)
-    } else {
-      job.place = this.#gate.enter(request, place => this.#give(job, place))
-      if (isDemand && !job.isTaken) this.#demands.push(job)
-    }
+    const job: Job = { sealed, chunk, slot, done: Promise.withResolvers() }
+    this.#gate.enter(request, place => this.#give(job, place, request))
     await job.done.promise
   }
 
-  /** To a thread that is up, or else to this one in a later turn. */
-  #give(job: Job, place: Place): void {
-    job.isTaken = true
-    void job.done.promise.catch(() => undefined).finally(() => place.leave())
+  #give(job: Job, place: Place, { urgency }: GateRequest): void {
+    const isDemand = (urgency?.priority ?? 'demand') === 'demand'
     if (this.#isClosed) {
+      place.leave()
       job.done.reject(new ThawError('CLOSED', 'closed while chunks waited to be opened'))
-      return
+    } else if (this.#threads.length === 0 || (isDemand && !this.#hadTurn)) this.#takeTurn(job, place)
+    else {
+      void job.done.promise.catch(() => undefined).finally(() => place.leave())
+      this.#giveToThread(job)
     }
+  }
+
+  /** Opens it here, once those who are admitted beside it are with the threads. */
+  #takeTurn(job: Job, place: Place): void {
+    this.#hadTurn = true
+    queueMicrotask(() => this.#openHere(job))
+    setImmediate(() => {
+      this.#hadTurn = false
+      place.leave()
+    })
+  }
+
+  /** To one that is up, or else here in a later turn. */
+  #giveToThread(job: Job): void {
     for (const thread of this.#threads) thread.start()
     const thread = this.#threads.filter(({ isUp }) => isUp).sort((a, b) => a.underWay - b.underWay)[0]
     if (thread === undefined) setImmediate(() => this.#openHere(job))
@@ -87,25 +91,6 @@ export class Opening {
     } catch (error) {
       done.reject(error)
     }
-  }
-
-  /** In the next turn this thread is free, and takes back the first demand that waits. */
-  #endTurn(): void {
-    this.#hadTurn = true
-    setImmediate(() => {
-      this.#hadTurn = false
-      const waiting = this.#demands.findIndex(({ isTaken }) => !isTaken)
-      if (waiting < 0) {
-        this.#demands = []
-        return
-      }
-      const job = this.#demands[waiting]!
-      this.#demands.splice(0, waiting + 1)
-      job.isTaken = true
-      job.place!.leave()
-      this.#endTurn()
-      this.#openHere(job)
-    })
   }
 
   /** Ends the threads. What they are opening fails with CLOSED. */
