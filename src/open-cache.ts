@@ -21,6 +21,11 @@ export interface CacheOptions {
   /** What may go to each store. */
   readonly origin?: EngineOptions['origin']
   /**
+   * How long a read waits for a chunk, in milliseconds, while the store is asked again; then it is
+   * TIMEOUT. Default and most: 60,000. Guests have deadlines of their own (`pageDeadlineMs`).
+   */
+  readonly readTimeoutMs?: number | undefined
+  /**
    * Where misses are served; default `worker`: on a thread of their own (30 ms to start, 10 MB), so that a caller who is busy holds up nobody else's. It opens stores by their
    * URLs. `main`: on the caller's.
    */
@@ -37,10 +42,10 @@ const MEMORY_SHARE_DEFAULT = 1 / 4
 
 /** Opens the tiers. Those across the network connect in the background: one that is down costs nothing but its hits. @throws TypeError, RangeError; DENIED, NO_SPACE for the disk's folder */
 export async function createCache({ thread = 'worker', clock, pagers, ...options }: CacheOptions = {}): Promise<Cache> {
-  const { memoryBytes = defaultMemoryBytes(), disk, l2, origin } = options
+  const { memoryBytes = defaultMemoryBytes(), disk, l2, origin, readTimeoutMs } = options
   if (!Number.isSafeInteger(memoryBytes) || memoryBytes < 0) throw new RangeError(`memoryBytes ${memoryBytes} is not a number of bytes`)
   if (clock !== undefined && thread !== 'main') throw new TypeError("a clock of one's own needs thread: 'main': it does not cross threads")
-  return new Cache(await openEngine(thread, { memoryBytes, disk, l2, origin }, clock), pagers)
+  return new Cache(await openEngine(thread, { memoryBytes, disk, l2, origin, readTimeoutMs }, clock), pagers)
 }
 
 function defaultMemoryBytes(): number {

@@ -31,6 +31,8 @@ export interface LocalEngineOptions {
   /** In the order in which they are asked. The engine closes them. */
   readonly caches: readonly SealedCache[]
   readonly origin?: Omit<OriginOptions, 'clock'> | undefined
+  /** As `CacheOptions` has it. */
+  readonly readTimeoutMs?: number | undefined
   readonly clock?: Clock | undefined
 }
 
@@ -49,10 +51,10 @@ export class LocalEngine implements Engine {
   #hadLines = false
   #closed: Promise<void> | undefined
 
-  constructor({ memoryBytes, caches, origin, clock = systemClock }: LocalEngineOptions) {
+  constructor({ memoryBytes, caches, origin, readTimeoutMs, clock = systemClock }: LocalEngineOptions) {
     this.#memory = takeMemory(Math.max(ARENA_SLOTS_MIN, Math.floor(memoryBytes / SLOT_BYTES)))
     this.#opening = new Opening(this.#memory, clock)
-    this.#chunks = new OpenedChunks(this.#memory.arena, this.#opening, clock)
+    this.#chunks = new OpenedChunks(this.#memory.arena, this.#opening, clock, readTimeoutMs)
     this.#tiers = { caches: caches.map(countedCache), fills: new Fills(), slab: this.#memory.slab, clock }
     this.#originOptions = { ...origin, clock }
   }

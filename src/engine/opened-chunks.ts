@@ -29,7 +29,7 @@ import type { StoredChunk } from './chunk-table.ts'
 import { ChunkNumbers, type IdentityColumns } from './numbers.ts'
 import type { Opening } from './opening.ts'
 
-/** How long a reader waits who did not say. Guests have deadlines of their own, and ask again until then. */
+/** How long a reader waits. Guests have deadlines of their own, and ask again until then. Lines wait a little longer (line-promises.ts). */
 const READ_TIMEOUT_MS = 60_000
 
 /** What came of a flight. */
@@ -55,6 +55,7 @@ export class OpenedChunks {
   /** Reads on this thread count their hits here. */
   readonly counters: TierCounters = new TierCounters('memory')
   readonly #clock: Clock
+  readonly #timeoutMs: number
   readonly #opening: Opening
   readonly #slots: ArenaSlots
   readonly #numbers = new ChunkNumbers()
@@ -62,7 +63,11 @@ export class OpenedChunks {
   readonly #flights = new SingleFlight<string, Outcome>((outcome, waiters) => this.#publish(outcome, waiters))
   #closed = false
 
-  constructor(memory: ArenaMemory, opening: Opening, clock: Clock) {
+  /** @throws RangeError for a time that is not in (0, 60 s] */
+  constructor(memory: ArenaMemory, opening: Opening, clock: Clock, timeoutMs: number = READ_TIMEOUT_MS) {
+    if (!(timeoutMs > 0 && timeoutMs <= READ_TIMEOUT_MS))
+      throw new RangeError(`readTimeoutMs ${timeoutMs} is not in (0, ${READ_TIMEOUT_MS}]`)
+    this.#timeoutMs = timeoutMs
     this.arena = new ArenaWriter(memory)
     this.#clock = clock
     this.#opening = opening
@@ -98,9 +103,9 @@ export class OpenedChunks {
     const tooLate = (): ThawError => {
       const tier = isThawError(cause) ? cause.tier : undefined
       const options = { object: objectKey, cause, ...(tier === undefined ? {} : { tier }) }
-      return new ThawError('TIMEOUT', `chunk ${id} could not be had within ${READ_TIMEOUT_MS} ms`, options)
+      return new ThawError('TIMEOUT', `chunk ${id} could not be had within ${this.#timeoutMs} ms`, options)
     }
-    using deadline = new Deadline(READ_TIMEOUT_MS, tooLate, { clock: this.#clock, signals: [options.signal, source.closed] })
+    using deadline = new Deadline(this.#timeoutMs, tooLate, { clock: this.#clock, signals: [options.signal, source.closed] })
     const { signal } = deadline
     const retries = new Retries({ clock: this.#clock })
     for (;;) {

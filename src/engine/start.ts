@@ -13,15 +13,16 @@ export interface EngineOptions {
   readonly disk?: Omit<DiskCacheOptions, 'clock'> | undefined
   readonly l2?: Omit<RedisCacheOptions, 'clock'> | undefined
   readonly origin?: Omit<OriginOptions, 'clock'> | undefined
+  readonly readTimeoutMs?: number | undefined
 }
 
 /** @throws TypeError, RangeError; DENIED, NO_SPACE for the disk's folder */
-export async function startEngine({ memoryBytes, disk, l2, origin }: EngineOptions, clock?: Clock): Promise<LocalEngine> {
+export async function startEngine({ memoryBytes, disk, l2, origin, readTimeoutMs }: EngineOptions, clock?: Clock): Promise<LocalEngine> {
   const caches: SealedCache[] = []
   try {
     if (disk !== undefined) caches.push(await (await import('../cache/disk.ts')).openDiskCache({ ...disk, clock }))
     if (l2 !== undefined) caches.push(await (await import('../cache/redis.ts')).openRedisCache({ ...l2, clock }))
-    const engine = new LocalEngine({ memoryBytes, caches, origin, clock })
+    const engine = new LocalEngine({ memoryBytes, caches, origin, readTimeoutMs, clock })
     await excludeFromForks(engine.sharedMemory)
     return engine
   } catch (error) {
