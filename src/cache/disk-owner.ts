@@ -210,10 +210,11 @@ export class Ownership {
   }
 
   #say(lock: LockFile, bytes: number): void {
-    // On a disk that is read-only or full nobody writes anyway.
     try {
       lock.write(`${process.pid} ${this.#turns} ${bytes}\n`)
-    } catch {}
+    } catch {
+      // On a disk that is read-only or full nobody writes anyway.
+    }
   }
 
   /** A guest's turn: takes the owner's leave, if it gave one since the last. */
